@@ -1,0 +1,181 @@
+//! The commands: which word does what.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::{Arg, ValueExt as _};
+
+use crate::settings::{self, AgentSettings, DEFAULT_ADMIN_SOCKET, DEFAULT_DEVICE};
+use crate::{agent, explain, status};
+
+const HELP: &str = "\
+edgemesh: service mesh for nodes behind NATs
+
+  edgemesh agent --node-name NAME --manifests DIR   run the agent of a node (edgemesh agent --help)
+  edgemesh status [--json]                          what the running agent knows and does
+  edgemesh explain HOST:PORT[/udp] [--json]         where a connection to HOST:PORT would go, and why
+  edgemesh rules                                    the kernel rules of the running agent, as nft text
+  edgemesh cleanup                                  remove what an agent that was killed left in the kernel
+  edgemesh psk [FILE]                               make a new private-network key
+  edgemesh lab COMMAND                              emulate sites, NATs and outages on this machine (edgemesh lab --help)
+  edgemesh version
+
+status, explain and rules ask the agent at --admin-socket PATH (default /run/edgemesh/agent.sock).
+";
+
+/// Runs the command that the arguments name; `arguments[0]` is the program's own name, which names a command when
+/// the binary is called through a link (`edgemesh-agent`, `edgemesh-server`).
+pub(crate) fn run(mut arguments: Vec<OsString>) -> ExitCode {
+    let program = if arguments.is_empty() { OsString::new() } else { arguments.remove(0) };
+    let linked = match Path::new(&program).file_name().and_then(|name| name.to_str()) {
+        Some("edgemesh-agent") => Some(vec!["agent"]),
+        Some("edgemesh-server") => Some(vec!["agent", "--role", "relay"]),
+        _ => None,
+    };
+    if let Some(words) = linked {
+        arguments.splice(0..0, words.into_iter().map(OsString::from));
+    }
+    let command = arguments.first().and_then(|word| word.to_str()).unwrap_or_default().to_owned();
+    let rest: Vec<OsString> = arguments.into_iter().skip(1).collect();
+    let done = match command.as_str() {
+        "agent" => run_agent(rest),
+        "status" => run_status(rest),
+        "explain" => run_explain(rest),
+        "rules" => run_rules(rest),
+        "cleanup" => run_cleanup(rest),
+        "psk" => run_psk(rest),
+        "lab" => return edgemesh_lab::run(rest),
+        "version" | "--version" | "-V" => {
+            println!("edgemesh {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        "" | "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => Err(anyhow::anyhow!("there is no command {other:?}; `edgemesh help` lists them")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_agent(rest: Vec<OsString>) -> Result<()> {
+    match AgentSettings::parse(rest)? {
+        Some(settings) => agent::run(settings),
+        None => {
+            print!("{}", settings::HELP);
+            Ok(())
+        }
+    }
+}
+
+/// Flags that the asking commands share.
+struct Ask {
+    socket: PathBuf,
+    json: bool,
+    words: Vec<String>,
+}
+
+impl Ask {
+    fn parse(rest: Vec<OsString>) -> Result<Self> {
+        let mut ask = Self { socket: PathBuf::from(DEFAULT_ADMIN_SOCKET), json: false, words: Vec::new() };
+        let mut parser = lexopt::Parser::from_args(rest);
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Arg::Long("admin-socket") => ask.socket = PathBuf::from(parser.value()?),
+                Arg::Long("json") => ask.json = true,
+                Arg::Value(word) => ask.words.push(word.string()?),
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        Ok(ask)
+    }
+
+    fn fetch(&self, target: &str) -> Result<String> {
+        Ok(edgemesh_admin::fetch(&self.socket, target)?)
+    }
+}
+
+fn run_status(rest: Vec<OsString>) -> Result<()> {
+    let ask = Ask::parse(rest)?;
+    let body = ask.fetch("/status")?;
+    if ask.json {
+        println!("{body}");
+        return Ok(());
+    }
+    let status: status::Status = serde_json::from_str(&body).context("the agent's status is of another version")?;
+    print!("{}", status::render(&status));
+    Ok(())
+}
+
+fn run_explain(rest: Vec<OsString>) -> Result<()> {
+    let ask = Ask::parse(rest)?;
+    let [question] = ask.words.as_slice() else { bail!("explain wants one HOST:PORT, with /udp for UDP") };
+    let body = ask.fetch(&format!("/explain?{}", settings::percent_encode(question)))?;
+    if ask.json {
+        println!("{body}");
+        return Ok(());
+    }
+    let trace: explain::Trace = serde_json::from_str(&body).context("the agent is of another version")?;
+    print!("{}", explain::render(&trace));
+    Ok(())
+}
+
+fn run_rules(rest: Vec<OsString>) -> Result<()> {
+    let ask = Ask::parse(rest)?;
+    let body = ask.fetch("/rules")?;
+    let text: String = serde_json::from_str(&body).context("the agent is of another version")?;
+    print!("{text}");
+    Ok(())
+}
+
+fn run_cleanup(rest: Vec<OsString>) -> Result<()> {
+    let mut device = DEFAULT_DEVICE.to_owned();
+    let mut parser = lexopt::Parser::from_args(rest);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("bridge-device") => device = parser.value()?.string()?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let report = edgemesh_intercept::cleanup(&device)?;
+    println!("{report}");
+    Ok(())
+}
+
+fn run_psk(rest: Vec<OsString>) -> Result<()> {
+    let mut file = None;
+    let mut parser = lexopt::Parser::from_args(rest);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Value(word) if file.is_none() => file = Some(PathBuf::from(word)),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let mut key = [0_u8; 32];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut key)?;
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!("/key/swarm/psk/1.0.0/\n/base16/\n{hex}\n");
+    match file {
+        None => print!("{text}"),
+        Some(file) => {
+            let mut out = std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&file)
+                .with_context(|| format!("{} cannot be made (a key is never overwritten)", file.display()))?;
+            out.write_all(text.as_bytes())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! The EdgeMesh binary: one screen of wiring per command.
+#![expect(clippy::print_stdout, reason = "a command-line tool speaks on standard output")]
+
+mod agent;
+mod commands;
+mod explain;
+mod logging;
+mod pages;
+mod settings;
+mod status;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    commands::run(std::env::args_os().collect())
+}

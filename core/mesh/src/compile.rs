@@ -1,0 +1,229 @@
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use edgemesh_api::{Name, Object, Protocol, Service, label};
+
+use crate::address::routable;
+use crate::endpoints::{Families, Gather, addresses};
+use crate::objects::{Dirty, Objects};
+use crate::policy::policies;
+use crate::selector::PodIndex;
+use crate::service::shape;
+use crate::{
+    Finding, Frontend, FrontendEntry, Generation, LocalNode, MeshSnapshot, PodAddress, Policy, ServiceEntry,
+    ServiceId, ServiceKind,
+};
+
+/// Findings of one snapshot: enough to name what is wrong in a cluster, and a megabyte at most.
+const MAX_FINDINGS: usize = 4096;
+
+/// A Service's entry with what was found on the way, kept between compiles.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    entry: Arc<ServiceEntry>,
+    findings: Vec<Finding>,
+}
+
+/// Brings the entries up to date with the objects; only Services that something dirty concerns are built again.
+pub(crate) fn services(objects: &Objects, dirty: &Dirty, compiled: &mut BTreeMap<ServiceId, Compiled>) {
+    let policies = policies(objects, &mut Vec::new());
+    let mut index = None;
+    compiled.retain(|id, _| objects.has_service(id));
+    for (id, service) in objects.services() {
+        let policy = policies.get(id).copied().unwrap_or_default();
+        let old = compiled.get(id);
+        if old.is_some_and(|old| old.entry.policy == policy && !concerns(objects, dirty, id, service)) {
+            continue;
+        }
+        let mut new = build(objects, id, service, policy, &mut index);
+        if let Some(old) = compiled.get(id)
+            && old.entry == new.entry
+        {
+            new.entry = old.entry.clone();
+        }
+        compiled.insert(id.clone(), new);
+    }
+}
+
+fn concerns(objects: &Objects, dirty: &Dirty, id: &ServiceId, service: &Service) -> bool {
+    let pods_changed = || {
+        let mut selector = service.spec.selector.iter();
+        let changed = |(key, value): (&Name, &Name)| {
+            dirty.labels.contains(&(id.namespace.clone(), key.clone(), value.clone()))
+        };
+        !dirty.labels.is_empty() && from_pods(objects, id, service) && selector.any(changed)
+    };
+    dirty.all || dirty.services.contains(id) || pods_changed()
+}
+
+/// Whether the endpoints of a Service are computed from Pods.
+fn from_pods(objects: &Objects, id: &ServiceId, service: &Service) -> bool {
+    !service.spec.selector.is_empty()
+        && objects.slices(id).next().is_none()
+        && objects.endpoints(id).is_none()
+}
+
+fn build<'a>(
+    objects: &'a Objects,
+    id: &ServiceId,
+    service: &Service,
+    policy: Policy,
+    index: &mut Option<PodIndex<'a>>,
+) -> Compiled {
+    let mut findings = Vec::new();
+    let (mut entry, ports) = shape(id, service, policy, &mut findings);
+    let mut gather = Gather::new(objects, ports, &mut findings);
+    if matches!(entry.kind, ServiceKind::ExternalName(_)) {
+        // An alias has no endpoints, whatever objects bear its name.
+    } else if objects.slices(id).next().is_some() {
+        objects.slices(id).for_each(|slice| gather.slice(slice));
+    } else if let Some(endpoints) = objects.endpoints(id) {
+        gather.endpoints(endpoints);
+    } else if from_pods(objects, id, service) {
+        let index = index.get_or_insert_with(|| PodIndex::new(objects.pods()));
+        gather.pods(service, Families::of(&entry.cluster_ips), index);
+    }
+    entry.ports = gather.finish();
+    Compiled { entry: Arc::new(entry), findings }
+}
+
+/// Puts the entries together into one snapshot.
+pub(crate) fn assemble(
+    node: &Name,
+    objects: &Objects,
+    compiled: &BTreeMap<ServiceId, Compiled>,
+) -> MeshSnapshot {
+    let mut snapshot = MeshSnapshot::empty(node.clone());
+    snapshot.generation = Generation(0);
+    nodes(objects, &mut snapshot);
+    snapshot.namespaces = namespaces(objects);
+    snapshot.pods_by_ip = pods_by_ip(objects);
+    for (id, Compiled { entry, findings }) in compiled {
+        snapshot.services.insert(id.clone(), entry.clone());
+        snapshot.findings.extend_from_slice(findings);
+        local_backends(entry, &mut snapshot);
+    }
+    endpoints_by_ip(&mut snapshot);
+    // Cluster addresses come first: no Service may take another's by naming it as an external address.
+    for external in [false, true] {
+        for Compiled { entry, .. } in compiled.values() {
+            frontends(entry, external, &mut snapshot);
+        }
+    }
+    policies(objects, &mut snapshot.findings);
+    for slice in objects.orphan_slices() {
+        let message = format!("has no label {}: it belongs to no Service", label::SERVICE_NAME);
+        snapshot.findings.push(Finding { object: format!("EndpointSlice {slice}"), message });
+    }
+    bound(&mut snapshot.findings);
+    snapshot
+}
+
+fn nodes(objects: &Objects, snapshot: &mut MeshSnapshot) {
+    for (name, node) in objects.nodes() {
+        let zone = node.metadata.labels.get(label::ZONE).filter(|zone| !zone.is_empty()).cloned();
+        if *name == snapshot.node.name {
+            snapshot.node = LocalNode { name: name.clone(), zone: zone.clone() };
+        }
+        snapshot.zones.insert(name.clone(), zone);
+        if let Some(peer) = node.metadata.annotations.get(label::PEER_ID).filter(|peer| !peer.is_empty()) {
+            snapshot.peer_ids.insert(name.clone(), peer.clone());
+        }
+    }
+}
+
+fn namespaces(objects: &Objects) -> BTreeSet<Name> {
+    let named = |object: &Arc<Object>| match &**object {
+        Object::Namespace(namespace) => namespace.metadata.name.clone(),
+        other => other.metadata().namespace.clone(),
+    };
+    let mut last = Name::from("");
+    let mut all = BTreeSet::new();
+    // Keys sort by namespace, so most objects repeat the one before them.
+    for namespace in objects.all().map(named) {
+        if namespace != last && !namespace.is_empty() {
+            all.insert(namespace.clone());
+            last = namespace;
+        }
+    }
+    all
+}
+
+fn pods_by_ip(objects: &Objects) -> HashMap<IpAddr, Vec<PodAddress>> {
+    let mut by_ip: HashMap<_, Vec<_>> = HashMap::new();
+    for pod in objects.pods() {
+        if matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            continue;
+        }
+        for ip in addresses(objects, pod).into_iter().filter_map(|text| routable(text).ok()) {
+            let address = PodAddress { pod: pod.metadata.key(), node: pod.spec.node_name.clone() };
+            by_ip.entry(ip).or_default().push(address);
+        }
+    }
+    by_ip
+}
+
+/// Invariant 4: an endpoint that names no node, or another one, is never admitted for a peer, nor is one of a
+/// Service that another proxy owns. Terminating endpoints that still serve are: kube-proxy on the peer's node falls
+/// back to them when no other is left (KEP-1669), and the peer's view may be older than ours.
+fn local_backends(entry: &ServiceEntry, snapshot: &mut MeshSnapshot) {
+    if !entry.intercepted {
+        return;
+    }
+    for port in entry.ports.iter().filter(|port| port.port != 0 && port.protocol != Protocol::Sctp) {
+        for backend in port.backends.iter() {
+            let here = backend.node.as_ref() == Some(&snapshot.node.name);
+            if here && (backend.ready || (backend.serving && backend.terminating)) {
+                snapshot.local_backends.entry((backend.addr, port.protocol)).or_insert_with(|| entry.id.clone());
+            }
+        }
+    }
+}
+
+fn endpoints_by_ip(snapshot: &mut MeshSnapshot) {
+    for entry in snapshot.services.values() {
+        for backend in entry.ports.iter().flat_map(|port| port.backends.iter()) {
+            if !backend.ready && !entry.publish_not_ready {
+                continue;
+            }
+            let services = snapshot.endpoints_by_ip.entry(backend.addr.ip()).or_default();
+            if services.last() != Some(&entry.id) {
+                services.push(entry.id.clone());
+            }
+        }
+    }
+}
+
+fn frontends(entry: &Arc<ServiceEntry>, external: bool, snapshot: &mut MeshSnapshot) {
+    let ips = if external { &entry.external_ips } else { &entry.cluster_ips };
+    for ip in ips {
+        snapshot.service_by_ip.entry(*ip).or_insert_with(|| entry.id.clone());
+        for (index, port) in entry.ports.iter().enumerate() {
+            if !entry.intercepted || port.protocol == Protocol::Sctp {
+                continue;
+            }
+            let frontend = Frontend { ip: *ip, port: port.port, protocol: port.protocol };
+            match snapshot.frontends.entry(frontend) {
+                Entry::Vacant(slot) => {
+                    slot.insert(FrontendEntry { service: entry.clone(), port: index });
+                }
+                Entry::Occupied(slot) => {
+                    let owner = &slot.get().service.id;
+                    let message = format!("{frontend} belongs to Service {owner}");
+                    snapshot.findings.push(Finding { object: format!("Service {}", entry.id), message });
+                }
+            }
+        }
+    }
+}
+
+fn bound(findings: &mut Vec<Finding>) {
+    findings.sort();
+    findings.dedup();
+    if let Some(left_out) = findings.len().checked_sub(MAX_FINDINGS).filter(|left_out| *left_out > 0) {
+        findings.truncate(MAX_FINDINGS);
+        findings.push(Finding { object: "more".to_owned(), message: format!("{left_out} findings are left out") });
+    }
+}

@@ -1,0 +1,22 @@
+//! Folds source events into state and compiles one immutable snapshot that every reader shares.
+//!
+//! Flow: `MeshState::apply` for every event, then `MeshState::compile` once per burst. Readers hold an
+//! `Arc<MeshSnapshot>` for the length of one decision and never see half a change.
+
+mod address;
+mod compile;
+mod endpoints;
+mod objects;
+mod path;
+mod policy;
+mod selector;
+mod service;
+mod snapshot;
+mod state;
+
+pub use path::{NodePath, Path, PathSnapshot};
+pub use snapshot::{
+    Backend, Distribution, Finding, Frontend, FrontendEntry, Generation, Hints, LocalNode, MeshSnapshot, PodAddress,
+    Policy, PortEntry, ServiceEntry, ServiceId, ServiceKind,
+};
+pub use state::{Applied, MeshState};

@@ -1,0 +1,113 @@
+use std::fmt;
+use std::net::SocketAddr;
+
+use edgemesh_api::{Name, Protocol};
+use edgemesh_mesh::ServiceId;
+use serde::{Deserialize, Serialize};
+
+/// Where the next hop of a target is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// Dialled from this node: the backend runs here, or belongs to no node.
+    Socket,
+    /// Through the tunnel to the agent of this node.
+    Node(Name),
+}
+
+/// One backend to try for a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The Service it was picked for.
+    pub service: ServiceId,
+    /// The backend's address.
+    pub backend: SocketAddr,
+    /// Transport.
+    pub protocol: Protocol,
+    /// How to get there.
+    pub hop: Hop,
+}
+
+/// Why a connection has no target. Each variant is a log word and a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectReason {
+    /// No Service has this address and port.
+    UnknownFrontend,
+    /// The Service has no ready endpoint.
+    NoEndpoints,
+    /// `internalTrafficPolicy: Local` and no ready endpoint here.
+    NoLocalEndpoints,
+    /// A peer asked for something that is no ready endpoint of a Service on this node.
+    NotAnEndpoint,
+    /// The port is SCTP, which the mesh does not carry.
+    UnsupportedProtocol,
+    /// The bound on concurrent connections or sessions is reached.
+    Overloaded,
+}
+
+impl RejectReason {
+    /// The log word and metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownFrontend => "unknown_frontend",
+            Self::NoEndpoints => "no_endpoints",
+            Self::NoLocalEndpoints => "no_local_endpoints",
+            Self::NotAnEndpoint => "not_an_endpoint",
+            Self::UnsupportedProtocol => "unsupported_protocol",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}
+
+impl fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a target could not be connected. Each variant is a log word and a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DialError {
+    /// The backend answered with a reset, or its port is closed.
+    Refused,
+    /// No answer in time.
+    Timeout,
+    /// No route to the address.
+    Unreachable,
+    /// No peer is known for the node.
+    PeerUnknown,
+    /// The peer is known, and neither a direct way nor a relay leads to it.
+    NoPath,
+    /// The relay has no room for a circuit or a reservation.
+    RelayFull,
+    /// The remote agent does not admit the backend.
+    NotAdmitted,
+    /// The remote agent has no room for the stream.
+    Overloaded,
+    /// The stream broke before it was answered.
+    Broken,
+}
+
+impl DialError {
+    /// The log word and metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::PeerUnknown => "peer_unknown",
+            Self::NoPath => "no_path",
+            Self::RelayFull => "relay_full",
+            Self::NotAdmitted => "not_admitted",
+            Self::Overloaded => "overloaded",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

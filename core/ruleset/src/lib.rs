@@ -1,0 +1,1 @@
+//! Compiles a snapshot into kernel rules as one comparable value.

@@ -1,0 +1,1 @@
+//! The tunnel brain without I/O: peers, paths, relays, punching, stream headers.

@@ -1,0 +1,11 @@
+//! What the agent shows of itself: metrics, health, and JSON pages over a Unix socket.
+//!
+//! Pages are made by the binary, which knows every part; this crate serves them and counts what the data path tells.
+
+mod client;
+mod metrics;
+mod server;
+
+pub use client::{FetchError, fetch};
+pub use metrics::{AccessLog, ConnectionTotals, Figure, Figures, Metrics};
+pub use server::{Admin, AdminError, Health, Pages};

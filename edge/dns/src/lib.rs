@@ -1,0 +1,1 @@
+//! DNS sockets around the resolver.

@@ -1,0 +1,1 @@
+//! Brings the kernel to the ruleset, and removes exactly what it brought.

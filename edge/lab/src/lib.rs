@@ -1,0 +1,1 @@
+//! A laboratory of network namespaces: sites, NATs, links, nodes and pods without root.

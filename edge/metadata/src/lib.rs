@@ -1,0 +1,1 @@
+//! Sources of objects (a manifest directory) and the durable copy on disk.

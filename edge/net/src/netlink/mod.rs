@@ -1,0 +1,95 @@
+//! Blocking netlink: links, addresses and routes ([`rt`]), and nftables ([`nft`]).
+//!
+//! Every handle works in the network namespace of the thread that opened it, also after the thread moved on to
+//! another one. The kernel answers a request before the sending call returns, so nothing here waits on a peer.
+
+mod message;
+pub mod nft;
+pub mod rt;
+mod socket;
+
+use std::io;
+
+pub(crate) use message::{Attrs, MessageBuf};
+pub(crate) use socket::NetlinkSocket;
+
+/// Why the kernel was not brought to a state, or not read.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The socket could not be opened or used.
+    #[error("netlink socket: {0}")]
+    Socket(#[source] io::Error),
+    /// The kernel refused a request.
+    #[error("{what}: {}{}", io::Error::from_raw_os_error(*errno), detail_suffix(detail))]
+    Refused {
+        /// What was asked.
+        what: String,
+        /// The error number, positive.
+        errno: i32,
+        /// The kernel's own words (extended acknowledgement), often empty.
+        detail: String,
+        /// For an nftables rule: the name of the expression that was refused, where the kernel says which.
+        expression: Option<String>,
+    },
+    /// A request was not answered within [`ANSWER_TIMEOUT`].
+    #[error("{what}: no answer from the kernel")]
+    NoAnswer {
+        /// What was asked.
+        what: String,
+    },
+    /// A dump changed under the reader at every attempt.
+    #[error("{what}: the kernel's state changed during every attempt to read it")]
+    Unsettled {
+        /// What was read.
+        what: String,
+    },
+    /// A transaction exceeds what the socket may send at once, and cannot be split.
+    #[error("nftables transaction of {bytes} bytes exceeds the send buffer (net.core.wmem_max)")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+}
+
+pub use socket::ANSWER_TIMEOUT;
+
+fn detail_suffix(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(" ({detail})") }
+}
+
+impl NetlinkError {
+    /// The error number of a refusal, or of a socket that could not be opened.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused { errno, .. } => Some(*errno),
+            Self::Socket(error) => error.raw_os_error(),
+            Self::NoAnswer { .. } | Self::Unsettled { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+
+    /// Whether the object exists already.
+    pub fn is_exists(&self) -> bool {
+        self.errno() == Some(libc::EEXIST)
+    }
+
+    /// Whether the object is not there: the three words the kernel has for it, by subsystem.
+    pub fn is_missing(&self) -> bool {
+        matches!(self.errno(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL))
+    }
+
+    /// Whether `CAP_NET_ADMIN` is lacking in the namespace.
+    pub fn is_permission(&self) -> bool {
+        matches!(self.errno(), Some(libc::EPERM | libc::EACCES))
+    }
+
+    /// The log word and metric label.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Socket(_) => "socket",
+            Self::Refused { .. } => "refused",
+            Self::NoAnswer { .. } => "no_answer",
+            Self::Unsettled { .. } => "unsettled",
+            Self::TooLarge { .. } => "too_large",
+        }
+    }
+}

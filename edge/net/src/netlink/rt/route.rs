@@ -1,0 +1,245 @@
+use std::net::IpAddr;
+
+use super::{Handle, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Prefix, family, octets, read_addr};
+use crate::netlink::{Attrs, NetlinkError};
+
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RTA_TABLE: u16 = 15;
+/// The route is a cached exception and no entry of a table.
+const RTM_F_CLONED: u32 = 0x200;
+/// `struct rtmsg`.
+const RTMSG_LEN: usize = 12;
+
+/// The table for addresses of the host itself.
+pub const TABLE_LOCAL: u32 = 255;
+/// The table `ip route` shows.
+pub const TABLE_MAIN: u32 = 254;
+/// Routes the kernel made for addresses.
+pub const PROTO_KERNEL: u8 = 2;
+/// Routes made by `ip route`.
+pub const PROTO_BOOT: u8 = 3;
+/// Routes of the administrator.
+pub const PROTO_STATIC: u8 = 4;
+
+/// What is done with packets that take a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteKind {
+    /// Sent on.
+    Unicast,
+    /// Delivered to the host.
+    Local,
+    /// Dropped silently.
+    Blackhole,
+    /// Refused with host unreachable.
+    Unreachable,
+    /// Any other `RTN_*`, only read.
+    Other(u8),
+}
+
+impl RouteKind {
+    fn code(self) -> u8 {
+        match self {
+            Self::Unicast => 1,
+            Self::Local => 2,
+            Self::Blackhole => 6,
+            Self::Unreachable => 7,
+            Self::Other(code) => code,
+        }
+    }
+
+    fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Unicast,
+            2 => Self::Local,
+            6 => Self::Blackhole,
+            7 => Self::Unreachable,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// How far a destination is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// Behind a gateway.
+    Universe,
+    /// On the link.
+    Link,
+    /// The host itself.
+    Host,
+    /// Any other `RT_SCOPE_*`, only read.
+    Other(u8),
+}
+
+impl Scope {
+    fn code(self) -> u8 {
+        match self {
+            Self::Universe => 0,
+            Self::Link => 253,
+            Self::Host => 254,
+            Self::Other(code) => code,
+        }
+    }
+
+    fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Universe,
+            253 => Self::Link,
+            254 => Self::Host,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// One route with one next hop.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route {
+    /// Table; [`TABLE_MAIN`] unless there is a reason.
+    pub table: u32,
+    /// What is done with packets.
+    pub kind: RouteKind,
+    /// Destination; length 0 is the default route.
+    pub dst: Prefix,
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// Index of the link.
+    pub oif: Option<u32>,
+    /// Source address of packets the host itself sends.
+    pub prefsrc: Option<IpAddr>,
+    /// Who made it, `RTPROT_*`.
+    pub proto: u8,
+    /// The lowest wins; the kernel's default (0 for IPv4, 1024 for IPv6) when absent.
+    pub metric: Option<u32>,
+    /// How far; IPv6 has no scopes and reads back as [`Scope::Universe`].
+    pub scope: Scope,
+}
+
+impl Route {
+    /// A unicast route in the main table, as `ip route add` makes it.
+    pub fn unicast(dst: Prefix) -> Self {
+        Self {
+            table: TABLE_MAIN,
+            kind: RouteKind::Unicast,
+            dst,
+            gateway: None,
+            oif: None,
+            prefsrc: None,
+            proto: PROTO_STATIC,
+            metric: None,
+            scope: Scope::Universe,
+        }
+    }
+
+    /// A unicast route by way of a gateway.
+    pub fn via(dst: Prefix, gateway: IpAddr) -> Self {
+        Self { gateway: Some(gateway), ..Self::unicast(dst) }
+    }
+
+    /// A unicast route to what is on a link.
+    pub fn on_link(dst: Prefix, link: u32) -> Self {
+        Self { oif: Some(link), scope: Scope::Link, ..Self::unicast(dst) }
+    }
+}
+
+impl Handle {
+    /// Adds a route; one to the same destination with the same metric is an error.
+    pub fn add_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        self.change_route("add", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, route)
+    }
+
+    /// Adds a route, or replaces the one to the same destination with the same metric.
+    pub fn replace_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        self.change_route("replace", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, route)
+    }
+
+    /// Deletes the route that matches in every field that is given.
+    pub fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        self.change_route("delete", RTM_DELROUTE, 0, route)
+    }
+
+    /// Every route of every table, or of one, both families.
+    pub fn routes(&mut self, table: Option<u32>) -> Result<Vec<Route>, NetlinkError> {
+        let mut routes = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut header = [0; RTMSG_LEN];
+            header[0] = u8::try_from(family).expect("address families are small");
+            routes.extend(self.socket.dump(
+                &|| "list routes".to_owned(),
+                RTM_GETROUTE,
+                &header,
+                |message| {
+                    if let Some(table) = table {
+                        message.attr_u32(RTA_TABLE, table);
+                    }
+                },
+                |kind, payload| {
+                    let route = (kind == RTM_NEWROUTE).then(|| read_route(payload)).flatten()?;
+                    table.is_none_or(|table| route.table == table).then_some(route)
+                },
+            )?);
+        }
+        Ok(routes)
+    }
+
+    fn change_route(&mut self, verb: &str, kind: u16, flags: u16, route: &Route) -> Result<(), NetlinkError> {
+        let mut header = [0; RTMSG_LEN];
+        header[0] = family(route.dst.addr);
+        header[1] = route.dst.len;
+        header[4] = u8::try_from(route.table).unwrap_or(0);
+        header[5] = route.proto;
+        header[6] = route.scope.code();
+        header[7] = route.kind.code();
+        let what = || format!("{verb} route {} in table {}", route.dst, route.table);
+        self.socket.request(&what, kind, flags, &header, |message| {
+            message.attr_u32(RTA_TABLE, route.table);
+            if route.dst.len > 0 {
+                message.attr(RTA_DST, &octets(route.dst.addr));
+            }
+            if let Some(gateway) = route.gateway {
+                message.attr(RTA_GATEWAY, &octets(gateway));
+            }
+            if let Some(oif) = route.oif {
+                message.attr_u32(RTA_OIF, oif);
+            }
+            if let Some(prefsrc) = route.prefsrc {
+                message.attr(RTA_PREFSRC, &octets(prefsrc));
+            }
+            if let Some(metric) = route.metric {
+                message.attr_u32(RTA_PRIORITY, metric);
+            }
+        })
+    }
+}
+
+fn read_route(payload: &[u8]) -> Option<Route> {
+    let header = payload.get(..RTMSG_LEN)?;
+    let flags = u32::from_ne_bytes(*header[8..].first_chunk()?);
+    if flags & RTM_F_CLONED != 0 {
+        return None;
+    }
+    let attrs = Attrs::after(payload, RTMSG_LEN);
+    let unspecified = match i32::from(header[0]) {
+        libc::AF_INET => IpAddr::from([0u8; 4]),
+        libc::AF_INET6 => IpAddr::from([0u8; 16]),
+        _ => return None,
+    };
+    let addr = attrs.get(RTA_DST).and_then(read_addr).unwrap_or(unspecified);
+    Some(Route {
+        table: attrs.u32(RTA_TABLE).unwrap_or_else(|| u32::from(header[4])),
+        kind: RouteKind::from_code(header[7]),
+        dst: Prefix { addr, len: header[1] },
+        gateway: attrs.get(RTA_GATEWAY).and_then(read_addr),
+        oif: attrs.u32(RTA_OIF),
+        prefsrc: attrs.get(RTA_PREFSRC).and_then(read_addr),
+        proto: header[5],
+        metric: attrs.u32(RTA_PRIORITY),
+        scope: Scope::from_code(header[6]),
+    })
+}

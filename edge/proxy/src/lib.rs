@@ -1,0 +1,1 @@
+//! Bytes around the router: TCP connections and UDP sessions.

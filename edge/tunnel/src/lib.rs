@@ -1,0 +1,1 @@
+//! libp2p around the tunnel brain.

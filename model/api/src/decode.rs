@@ -1,0 +1,90 @@
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::{Kind, Object, label};
+
+/// Kubernetes writes absent lists and maps as `null` now and then; both mean empty.
+pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Why a document is no object of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The document has no `kind`.
+    NoKind,
+    /// A kind the mesh does not read; carries `apiVersion/kind`.
+    UnknownKind(String),
+    /// The kind is known and a field is not as the API defines it; carries the path and the reason.
+    Invalid {
+        /// The kind.
+        kind: Kind,
+        /// `namespace/name`, as far as it could be read.
+        object: String,
+        /// What is wrong and where.
+        reason: String,
+    },
+}
+
+impl std::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoKind => f.write_str("the document has no `kind`"),
+            Self::UnknownKind(kind) => write!(f, "kind {kind} is not read by the mesh"),
+            Self::Invalid { kind, object, reason } => write!(f, "{kind} {object}: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// Decodes one object from its JSON form. Lists (`kind: List`, `ServiceList`, …) are the caller's to unfold.
+///
+/// The group of `apiVersion` is checked, its version is not: the fields read here have the same shape in every
+/// version that was ever served.
+/// Annotations without a meaning to the mesh are dropped: `kubectl apply` stores a copy of the whole object in one.
+pub fn decode_value(mut value: Value) -> Result<Object, DecodeError> {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (api_version, kind) = (text("/apiVersion"), text("/kind"));
+    if kind.is_empty() {
+        return Err(DecodeError::NoKind);
+    }
+    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    let known = match (group, kind.as_str()) {
+        ("", "Service") => Kind::Service,
+        ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
+        ("", "Endpoints") => Kind::Endpoints,
+        ("", "Pod") => Kind::Pod,
+        ("", "Node") => Kind::Node,
+        ("", "Namespace") => Kind::Namespace,
+        ("networking.istio.io", "DestinationRule") => Kind::DestinationRule,
+        _ => return Err(DecodeError::UnknownKind(format!("{api_version}/{kind}"))),
+    };
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    let object = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
+    if name.is_empty() {
+        return Err(DecodeError::Invalid { kind: known, object, reason: "metadata.name is missing".to_owned() });
+    }
+    if let Some(annotations) = value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        annotations.retain(|name, _| name == label::PEER_ID);
+    }
+    let decoded = match known {
+        Kind::Service => typed(value).map(Object::Service),
+        Kind::EndpointSlice => typed(value).map(Object::EndpointSlice),
+        Kind::Endpoints => typed(value).map(Object::Endpoints),
+        Kind::Pod => typed(value).map(Object::Pod),
+        Kind::Node => typed(value).map(Object::Node),
+        Kind::Namespace => typed(value).map(Object::Namespace),
+        Kind::DestinationRule => typed(value).map(Object::DestinationRule),
+    };
+    decoded.map_err(|reason| DecodeError::Invalid { kind: known, object, reason })
+}
+
+fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}

@@ -1,0 +1,45 @@
+//! Kubernetes and Istio objects cut to the fields the mesh reads, and the vocabulary in which sources tell of them.
+//!
+//! The structs are partial on purpose: a field that nothing acts on is not here, and unknown fields are ignored
+//! when decoding. Field names and defaults follow the Kubernetes API reference (v1, discovery.k8s.io/v1) and
+//! Istio's `networking.istio.io/v1alpha3`.
+
+mod decode;
+mod discovery;
+mod istio;
+mod meta;
+mod node;
+mod pod;
+mod service;
+mod source;
+
+pub use decode::{DecodeError, decode_value};
+pub use discovery::{
+    Endpoint, EndpointAddress, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, EndpointSubset,
+    Endpoints, ForName, TargetRef,
+};
+pub use istio::{ConsistentHash, DestinationRule, DestinationRuleSpec, LoadBalancerSettings, TrafficPolicy};
+pub use meta::{Name, ObjectKey, ObjectMeta};
+pub use node::{Namespace, Node, NodeAddress, NodeSpec, NodeStatus};
+pub use pod::{Container, ContainerPort, Pod, PodCondition, PodIp, PodSpec, PodStatus};
+pub use service::{
+    ClientIpConfig, IntOrString, LoadBalancerIngress, LoadBalancerStatus, Protocol, Service, ServicePort,
+    ServiceSpec, ServiceStatus, SessionAffinityConfig,
+};
+pub use source::{Kind, Object, SourceEvent};
+
+/// Labels and annotations with a meaning to the mesh.
+pub mod label {
+    /// On an EndpointSlice: the name of its Service (Kubernetes, discovery.k8s.io/v1).
+    pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+    /// On a Node: the failure zone; the mesh reads it as the LAN.
+    pub const ZONE: &str = "topology.kubernetes.io/zone";
+    /// On a Service: another proxy owns it (Kubernetes KEP-2447).
+    pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+    /// On a Service: EdgeMesh leaves it alone (Go EdgeMesh, pkg/proxy/server.go).
+    pub const EDGEMESH_PROXY_NAME: &str = "service.edgemesh.kubeedge.io/service-proxy-name";
+    /// On a Service: its endpoints publish no virtual address (Kubernetes).
+    pub const HEADLESS: &str = "service.kubernetes.io/headless";
+    /// Annotation on a Node: the libp2p peer identity that may speak for the node.
+    pub const PEER_ID: &str = "edgemesh.kubeedge.io/peer-id";
+}

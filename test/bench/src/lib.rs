@@ -1,0 +1,1 @@
+//! Benchmarks: each runs its baseline and ours in turns in one run.

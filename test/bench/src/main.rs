@@ -1,0 +1,56 @@
+//! Benchmarks: each runs its baseline and ours in turns in one run, so that a noisy machine disturbs both alike.
+//!
+//! Figures are ratios and CPU time per unit of work, summed over every process on the path; rates are printed, and
+//! hold only for the machine they were measured on.
+#![expect(clippy::print_stdout, reason = "a command-line tool speaks on standard output")]
+
+mod cpu;
+mod frame;
+mod l4;
+mod lab;
+mod lightness;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// Name, what is compared, and the function that measures.
+type Bench = (&'static str, &'static str, fn(&mut frame::Report) -> Result<()>);
+
+const BENCHES: [Bench; 2] = [
+    ("l4", "raw veth, the proxy on one node, the tunnel between two: CPU per GB, per connection, per request", l4::run),
+    ("lightness", "an idle agent with 20 Services: resident memory and stripped binary", lightness::run),
+];
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let json = words.iter().any(|word| word == "--json");
+    let name = words.iter().find(|word| !word.starts_with("--")).map_or("list", String::as_str);
+    match run(name, json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(name: &str, json: bool) -> Result<()> {
+    if name == "list" {
+        for (name, line, _) in BENCHES {
+            println!("{name:<10} {line}");
+        }
+        return Ok(());
+    }
+    let Some((name, _, measure)) = BENCHES.iter().find(|(known, _, _)| *known == name) else {
+        bail!("there is no bench {name:?}; `cargo xtask bench list` lists them");
+    };
+    let mut report = frame::Report::new(name);
+    measure(&mut report)?;
+    if json {
+        println!("{}", report.json()?);
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(())
+}

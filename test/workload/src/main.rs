@@ -1,0 +1,3 @@
+//! Servers and clients that run as pods in the laboratory.
+
+fn main() {}
