@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::{Arg, ValueExt as _};
 
 use crate::settings::{self, AgentSettings, DEFAULT_ADMIN_SOCKET, DEFAULT_DEVICE};
-use crate::{agent, explain, status};
+use crate::agent;
 
 const HELP: &str = "\
 edgemesh: service mesh for nodes behind NATs
@@ -107,34 +107,21 @@ impl Ask {
 
 fn run_status(rest: Vec<OsString>) -> Result<()> {
     let ask = Ask::parse(rest)?;
-    let body = ask.fetch("/status")?;
-    if ask.json {
-        println!("{body}");
-        return Ok(());
-    }
-    let status: status::Status = serde_json::from_str(&body).context("the agent's status is of another version")?;
-    print!("{}", status::render(&status));
+    print!("{}", ask.fetch(if ask.json { "/status" } else { "/status?text" })?);
     Ok(())
 }
 
 fn run_explain(rest: Vec<OsString>) -> Result<()> {
     let ask = Ask::parse(rest)?;
     let [question] = ask.words.as_slice() else { bail!("explain wants one HOST:PORT, with /udp for UDP") };
-    let body = ask.fetch(&format!("/explain?{}", settings::percent_encode(question)))?;
-    if ask.json {
-        println!("{body}");
-        return Ok(());
-    }
-    let trace: explain::Trace = serde_json::from_str(&body).context("the agent is of another version")?;
-    print!("{}", explain::render(&trace));
+    let form = if ask.json { "json" } else { "text" };
+    print!("{}", ask.fetch(&format!("/explain?{form}={}", settings::percent_encode(question)))?);
     Ok(())
 }
 
 fn run_rules(rest: Vec<OsString>) -> Result<()> {
     let ask = Ask::parse(rest)?;
-    let body = ask.fetch("/rules")?;
-    let text: String = serde_json::from_str(&body).context("the agent is of another version")?;
-    print!("{text}");
+    print!("{}", ask.fetch("/rules")?);
     Ok(())
 }
 

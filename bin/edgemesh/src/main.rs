@@ -5,7 +5,6 @@ mod agent;
 mod commands;
 mod explain;
 mod logging;
-mod pages;
 mod settings;
 mod status;
 

@@ -1,32 +1,34 @@
 //! The status page: its shape, and its text.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use edgemesh_tunnel::TunnelStatus;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// What the agent knows and does, at one moment.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Status {
     pub(crate) node: String,
-    pub(crate) version: String,
+    pub(crate) version: &'static str,
     pub(crate) uptime_seconds: u64,
     pub(crate) metadata: MetadataStatus,
+    /// The generation that each control loop has applied.
     pub(crate) applied: Vec<Applied>,
     pub(crate) connections: ConnectionStatus,
     pub(crate) dns: Option<DnsStatus>,
     pub(crate) tunnel: Option<TunnelStatus>,
+    /// What an operator should look at, worst first.
     pub(crate) alarms: Vec<String>,
 }
 
 /// Where the objects come from and how old they are.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct MetadataStatus {
     /// `manifests DIR`, or `none` on a node that only relays.
     pub(crate) source: String,
     /// True while the journal's copy is served because no source has answered yet.
     pub(crate) stale: bool,
-    /// Seconds since the source last delivered a listing or a change; with a journal, since it was saved.
+    /// Seconds since the source last delivered a listing or a change; with the journal's copy, since it was saved.
     pub(crate) age_seconds: Option<u64>,
     pub(crate) generation: u64,
     pub(crate) services: usize,
@@ -39,85 +41,86 @@ pub(crate) struct MetadataStatus {
 }
 
 /// The generation one control loop has applied.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Applied {
-    pub(crate) reader: String,
+    pub(crate) reader: &'static str,
     pub(crate) generation: u64,
     pub(crate) error: Option<String>,
 }
 
 /// Connections and UDP sessions of both directions.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct ConnectionStatus {
     pub(crate) open_tcp: i64,
     pub(crate) open_udp: i64,
     pub(crate) ended: u64,
+    /// Ended without a backend: no target, or every target failed.
     pub(crate) unserved: u64,
 }
 
 /// The DNS server's counts.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct DnsStatus {
     pub(crate) listen: Vec<String>,
-    pub(crate) counters: Vec<(String, u64)>,
+    pub(crate) counters: Vec<(&'static str, u64)>,
 }
 
 /// The text for people: one screen, what is wrong first.
-pub(crate) fn render(status: &Status) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = write_status(&mut text, status);
-    text
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for alarm in &self.alarms {
+            writeln!(f, "!! {alarm}")?;
+        }
+        writeln!(f, "node       {}, edgemesh {}, up {}", self.node, self.version, span(self.uptime_seconds))?;
+        let metadata = &self.metadata;
+        let age = metadata.age_seconds.map_or_else(|| "never".to_owned(), |age| format!("{} ago", span(age)));
+        writeln!(
+            f,
+            "metadata   {}{}, last heard {age}, generation {}: {} services, {} frontends, {} backends here",
+            metadata.source,
+            if metadata.stale { " (served from the journal)" } else { "" },
+            metadata.generation,
+            metadata.services,
+            metadata.frontends,
+            metadata.backends_here,
+        )?;
+        writeln!(f, "journal    {}", metadata.journal)?;
+        for applied in &self.applied {
+            write!(f, "applied    {} at generation {}", applied.reader, applied.generation)?;
+            match &applied.error {
+                Some(error) => writeln!(f, ", FAILED: {error}")?,
+                None => writeln!(f)?,
+            }
+        }
+        let connections = &self.connections;
+        writeln!(
+            f,
+            "traffic    {} TCP connections and {} UDP sessions open, {} ended, {} unserved",
+            connections.open_tcp, connections.open_udp, connections.ended, connections.unserved
+        )?;
+        if let Some(dns) = &self.dns {
+            let mut counters = String::new();
+            for (name, count) in dns.counters.iter().filter(|(_, count)| *count > 0) {
+                write!(counters, ", {name} {count}")?;
+            }
+            writeln!(f, "dns        {}{counters}", dns.listen.join(" "))?;
+        }
+        for finding in &metadata.findings {
+            writeln!(f, "object     {finding}")?;
+        }
+        if let Some(tunnel) = &self.tunnel {
+            write_tunnel(f, tunnel)?;
+        }
+        Ok(())
+    }
 }
 
-fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
-    for alarm in &status.alarms {
-        writeln!(out, "!! {alarm}")?;
-    }
-    writeln!(out, "node {}  edgemesh {}  up {}", status.node, status.version, span(status.uptime_seconds))?;
-    let metadata = &status.metadata;
-    let age = metadata.age_seconds.map_or_else(|| "never".to_owned(), |age| format!("{} ago", span(age)));
-    writeln!(
-        out,
-        "metadata   {}{}, last heard {age}, generation {}: {} services, {} frontends, {} backends here",
-        metadata.source,
-        if metadata.stale { " (served from the journal)" } else { "" },
-        metadata.generation,
-        metadata.services,
-        metadata.frontends,
-        metadata.backends_here,
-    )?;
-    writeln!(out, "journal    {}", metadata.journal)?;
-    for applied in &status.applied {
-        let error = applied.error.as_ref().map(|error| format!("  FAILED: {error}")).unwrap_or_default();
-        writeln!(out, "applied    {} at generation {}{error}", applied.reader, applied.generation)?;
-    }
-    let connections = &status.connections;
-    writeln!(
-        out,
-        "traffic    {} TCP connections and {} UDP sessions open, {} ended, {} unserved",
-        connections.open_tcp, connections.open_udp, connections.ended, connections.unserved
-    )?;
-    if let Some(dns) = &status.dns {
-        let counters: Vec<String> =
-            dns.counters.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
-        writeln!(out, "dns        on {}: {}", dns.listen.join(", "), counters.join(", "))?;
-    }
-    for finding in &metadata.findings {
-        writeln!(out, "object     {finding}")?;
-    }
-    if let Some(tunnel) = &status.tunnel {
-        write_tunnel(out, tunnel)?;
-    }
-    Ok(())
-}
-
-fn write_tunnel(_out: &mut String, _tunnel: &TunnelStatus) -> std::fmt::Result {
+fn write_tunnel(_f: &mut fmt::Formatter<'_>, _tunnel: &TunnelStatus) -> fmt::Result {
     Ok(())
 }
 
 /// Seconds as the two largest units: `42s`, `3m12s`, `5h02m`, `8d3h`.
-fn span(seconds: u64) -> String {
+pub(crate) fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),

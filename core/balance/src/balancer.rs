@@ -270,7 +270,10 @@ impl State {
 
     fn is_ejected(&self, endpoint: &Eligible<'_>, protocol: Protocol, now: Instant) -> bool {
         !self.ejected.is_empty()
-            && self.ejected.peek(&ejection_key(endpoint, protocol)).is_some_and(|ejection| now < ejection.until)
+            && self
+                .ejected
+                .peek(&ejection_key(endpoint, protocol))
+                .is_some_and(|ejection| now < ejection.until)
     }
 
     fn eject(&mut self, key: u64, now: Instant) {

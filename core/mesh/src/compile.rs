@@ -8,12 +8,11 @@ use edgemesh_api::{Name, Object, Protocol, Service, label};
 use crate::address::routable;
 use crate::endpoints::{Families, Gather, addresses};
 use crate::objects::{Dirty, Objects};
-use crate::policy::policies;
 use crate::selector::PodIndex;
 use crate::service::shape;
 use crate::{
-    Finding, Frontend, FrontendEntry, Generation, LocalNode, MeshSnapshot, PodAddress, Policy, ServiceEntry,
-    ServiceId, ServiceKind,
+    Finding, Frontend, FrontendEntry, LocalNode, MeshSnapshot, PodAddress, Policy, ServiceEntry, ServiceId,
+    ServiceKind,
 };
 
 /// Findings of one snapshot: enough to name what is wrong in a cluster, and a megabyte at most.
@@ -27,8 +26,12 @@ pub(crate) struct Compiled {
 }
 
 /// Brings the entries up to date with the objects; only Services that something dirty concerns are built again.
-pub(crate) fn services(objects: &Objects, dirty: &Dirty, compiled: &mut BTreeMap<ServiceId, Compiled>) {
-    let policies = policies(objects, &mut Vec::new());
+pub(crate) fn services(
+    objects: &Objects,
+    dirty: &Dirty,
+    policies: &BTreeMap<ServiceId, Policy>,
+    compiled: &mut BTreeMap<ServiceId, Compiled>,
+) {
     let mut index = None;
     compiled.retain(|id, _| objects.has_service(id));
     for (id, service) in objects.services() {
@@ -94,9 +97,10 @@ pub(crate) fn assemble(
     node: &Name,
     objects: &Objects,
     compiled: &BTreeMap<ServiceId, Compiled>,
+    findings: Vec<Finding>,
 ) -> MeshSnapshot {
     let mut snapshot = MeshSnapshot::empty(node.clone());
-    snapshot.generation = Generation(0);
+    snapshot.findings = findings;
     nodes(objects, &mut snapshot);
     snapshot.namespaces = namespaces(objects);
     snapshot.pods_by_ip = pods_by_ip(objects);
@@ -112,7 +116,6 @@ pub(crate) fn assemble(
             frontends(entry, external, &mut snapshot);
         }
     }
-    policies(objects, &mut snapshot.findings);
     for slice in objects.orphan_slices() {
         let message = format!("has no label {}: it belongs to no Service", label::SERVICE_NAME);
         snapshot.findings.push(Finding { object: format!("EndpointSlice {slice}"), message });
@@ -122,6 +125,7 @@ pub(crate) fn assemble(
 }
 
 fn nodes(objects: &Objects, snapshot: &mut MeshSnapshot) {
+    let mut node_of: BTreeMap<Name, Name> = BTreeMap::new();
     for (name, node) in objects.nodes() {
         let zone = node.metadata.labels.get(label::ZONE).filter(|zone| !zone.is_empty()).cloned();
         if *name == snapshot.node.name {
@@ -130,6 +134,10 @@ fn nodes(objects: &Objects, snapshot: &mut MeshSnapshot) {
         snapshot.zones.insert(name.clone(), zone);
         if let Some(peer) = node.metadata.annotations.get(label::PEER_ID).filter(|peer| !peer.is_empty()) {
             snapshot.peer_ids.insert(name.clone(), peer.clone());
+            if let Some(other) = node_of.insert(peer.clone(), name.clone()) {
+                let message = format!("peer {peer} is Node {other} too: one of them runs with a copied key");
+                snapshot.findings.push(Finding { object: format!("Node {name}"), message });
+            }
         }
     }
 }
@@ -176,7 +184,10 @@ fn local_backends(entry: &ServiceEntry, snapshot: &mut MeshSnapshot) {
         for backend in port.backends.iter() {
             let here = backend.node.as_ref() == Some(&snapshot.node.name);
             if here && (backend.ready || (backend.serving && backend.terminating)) {
-                snapshot.local_backends.entry((backend.addr, port.protocol)).or_insert_with(|| entry.id.clone());
+                snapshot
+                    .local_backends
+                    .entry((backend.addr, port.protocol))
+                    .or_insert_with(|| entry.id.clone());
             }
         }
     }
@@ -199,6 +210,11 @@ fn endpoints_by_ip(snapshot: &mut MeshSnapshot) {
 fn frontends(entry: &Arc<ServiceEntry>, external: bool, snapshot: &mut MeshSnapshot) {
     let ips = if external { &entry.external_ips } else { &entry.cluster_ips };
     for ip in ips {
+        if external && let Some(owner) = cluster_owner(snapshot, ip) {
+            let message = format!("external address {ip} is the clusterIP of Service {owner}");
+            snapshot.findings.push(Finding { object: format!("Service {}", entry.id), message });
+            continue;
+        }
         snapshot.service_by_ip.entry(*ip).or_insert_with(|| entry.id.clone());
         for (index, port) in entry.ports.iter().enumerate() {
             if !entry.intercepted || port.protocol == Protocol::Sctp {
@@ -219,11 +235,19 @@ fn frontends(entry: &Arc<ServiceEntry>, external: bool, snapshot: &mut MeshSnaps
     }
 }
 
+fn cluster_owner(snapshot: &MeshSnapshot, ip: &IpAddr) -> Option<ServiceId> {
+    let owner = snapshot.service_by_ip.get(ip)?;
+    snapshot.services.get(owner).filter(|entry| entry.cluster_ips.contains(ip)).map(|entry| entry.id.clone())
+}
+
 fn bound(findings: &mut Vec<Finding>) {
     findings.sort();
     findings.dedup();
     if let Some(left_out) = findings.len().checked_sub(MAX_FINDINGS).filter(|left_out| *left_out > 0) {
         findings.truncate(MAX_FINDINGS);
-        findings.push(Finding { object: "more".to_owned(), message: format!("{left_out} findings are left out") });
+        findings.push(Finding {
+            object: "more".to_owned(),
+            message: format!("{left_out} findings are left out"),
+        });
     }
 }

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use edgemesh_api::{
-    Endpoint, EndpointAddress, EndpointPort, EndpointSlice, Endpoints, ForName, IntOrString, Name, ObjectKey, Pod,
-    Protocol, Service, ServicePort, TargetRef, label,
+    Endpoint, EndpointAddress, EndpointPort, EndpointSlice, Endpoints, ForName, IntOrString, Name, ObjectKey,
+    Pod, Protocol, Service, ServicePort, TargetRef, label,
 };
 
 use crate::address::routable;
@@ -52,7 +52,8 @@ impl<'a> Gather<'a> {
         let known = &mut self.ports[index].1;
         let key = (backend.addr, backend.node.clone());
         // While an endpoint moves from one slice to another it is in both; the readier report is the newer one.
-        if known.get(&key).is_none_or(|other| (other.ready, other.serving) < (backend.ready, backend.serving)) {
+        if known.get(&key).is_none_or(|other| (other.ready, other.serving) < (backend.ready, backend.serving))
+        {
             known.insert(key, backend);
         }
     }
@@ -80,7 +81,8 @@ impl<'a> Gather<'a> {
             let Some(ip) = self.address("EndpointSlice", &key, text) else { continue };
             let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
             if !slice.address_type.is_empty() && *slice.address_type != *family {
-                let message = format!("endpoint address {ip} is not of the slice's type {}", slice.address_type);
+                let message =
+                    format!("endpoint address {ip} is not of the slice's type {}", slice.address_type);
                 self.report("EndpointSlice", &key, message);
                 continue;
             }
@@ -250,7 +252,10 @@ impl Families {
     /// The families of the virtual addresses; without any (headless), both.
     pub(crate) fn of(cluster_ips: &[IpAddr]) -> Self {
         let any = cluster_ips.is_empty();
-        Self { v4: any || cluster_ips.iter().any(IpAddr::is_ipv4), v6: any || cluster_ips.iter().any(IpAddr::is_ipv6) }
+        Self {
+            v4: any || cluster_ips.iter().any(IpAddr::is_ipv4),
+            v6: any || cluster_ips.iter().any(IpAddr::is_ipv6),
+        }
     }
 
     fn contain(self, ip: IpAddr) -> bool {
@@ -279,14 +284,19 @@ pub(crate) fn addresses<'a>(objects: &'a Objects, pod: &'a Pod) -> Vec<&'a Name>
 fn is_ready(pod: &Pod) -> bool {
     match pod.status.conditions.iter().find(|condition| &*condition.type_ == "Ready") {
         Some(ready) => &*ready.status == "True",
-        None => pod.status.conditions.is_empty() && matches!(pod.status.phase.as_deref(), None | Some("Running")),
+        None => {
+            pod.status.conditions.is_empty() && matches!(pod.status.phase.as_deref(), None | Some("Running"))
+        }
     }
 }
 
 /// The number of a named port; sidecars among the init containers count (KEP-753).
 fn container_port(pod: &Pod, name: &str, protocol: Protocol) -> Option<u16> {
-    let sidecars =
-        pod.spec.init_containers.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let sidecars = pod
+        .spec
+        .init_containers
+        .iter()
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
     let mut ports = pod.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
     let same = |name_of: &Option<Name>| name_of.as_deref() == Some(name);
     let port = ports.find(|port| same(&port.name) && port.protocol == protocol)?;

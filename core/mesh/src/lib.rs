@@ -16,7 +16,7 @@ mod state;
 
 pub use path::{NodePath, Path, PathSnapshot};
 pub use snapshot::{
-    Backend, Distribution, Finding, Frontend, FrontendEntry, Generation, Hints, LocalNode, MeshSnapshot, PodAddress,
-    Policy, PortEntry, ServiceEntry, ServiceId, ServiceKind,
+    Backend, Distribution, Finding, Frontend, FrontendEntry, Generation, Hints, LocalNode, MeshSnapshot,
+    PodAddress, Policy, PortEntry, ServiceEntry, ServiceId, ServiceKind,
 };
 pub use state::{Applied, MeshState};

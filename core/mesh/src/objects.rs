@@ -71,9 +71,9 @@ impl Objects {
             Object::Pod(pod) => {
                 let metadata = &pod.metadata;
                 let labels = metadata.labels.iter();
-                self.dirty
-                    .labels
-                    .extend(labels.map(|(key, value)| (metadata.namespace.clone(), key.clone(), value.clone())));
+                self.dirty.labels.extend(
+                    labels.map(|(key, value)| (metadata.namespace.clone(), key.clone(), value.clone())),
+                );
             }
             Object::Node(_) => self.dirty.all = true,
             Object::Namespace(_) | Object::DestinationRule(_) => {}

@@ -17,7 +17,10 @@ pub(crate) fn policies(objects: &Objects, findings: &mut Vec<Finding>) -> BTreeM
     };
     for (key, rule) in objects.rules() {
         let Some((service, claim)) = service_of(objects, key, rule) else {
-            report(key, format!("host {:?} names no known Service: the rule has no effect", &*rule.spec.host));
+            report(
+                key,
+                format!("host {:?} names no known Service: the rule has no effect", &*rule.spec.host),
+            );
             continue;
         };
         let policy = match policy_of(rule) {

@@ -128,7 +128,9 @@ fn affinity(service: &Service, report: &mut impl FnMut(String)) -> Option<Durati
         None => Some(AFFINITY_TIMEOUT),
         Some(seconds @ 1..=AFFINITY_TIMEOUT_MAX) => Some(Duration::from_secs(seconds.into())),
         Some(seconds) => {
-            report(format!("timeoutSeconds {seconds} is not in 1..={AFFINITY_TIMEOUT_MAX}: the default is used"));
+            report(format!(
+                "timeoutSeconds {seconds} is not in 1..={AFFINITY_TIMEOUT_MAX}: the default is used"
+            ));
             Some(AFFINITY_TIMEOUT)
         }
     }
@@ -162,5 +164,6 @@ fn internal_local(service: &Service, report: &mut impl FnMut(String)) -> bool {
 fn is_intercepted(id: &ObjectKey, service: &Service) -> bool {
     let labels = &service.metadata.labels;
     let foreign = [label::EDGEMESH_PROXY_NAME, label::SERVICE_PROXY_NAME, label::HEADLESS];
-    !foreign.iter().any(|name| labels.contains_key(*name)) && (&*id.namespace, &*id.name) != ("default", "kubernetes")
+    !foreign.iter().any(|name| labels.contains_key(*name))
+        && (&*id.namespace, &*id.name) != ("default", "kubernetes")
 }

@@ -5,6 +5,7 @@ use edgemesh_api::{Kind, Name, Object, ObjectKey, SourceEvent};
 
 use crate::compile::{self, Compiled};
 use crate::objects::Objects;
+use crate::policy::policies;
 use crate::{Generation, MeshSnapshot, ServiceId};
 
 /// What an event did to the state.
@@ -103,7 +104,9 @@ impl MeshState {
                 }
                 Applied::from_change(known)
             }
-            SourceEvent::Synced => self.listing.take().map_or(Applied::Unchanged, |listing| self.finish(listing)),
+            SourceEvent::Synced => {
+                self.listing.take().map_or(Applied::Unchanged, |listing| self.finish(listing))
+            }
         }
     }
 
@@ -125,15 +128,18 @@ impl MeshState {
     fn is_doubtful(&self, listing: &Listing) -> bool {
         let known = |kind| self.objects.count(kind) > 0;
         (!listing.services && known(Kind::Service))
-            || (!listing.endpoints && [Kind::EndpointSlice, Kind::Endpoints, Kind::Pod].into_iter().any(known))
+            || (!listing.endpoints
+                && [Kind::EndpointSlice, Kind::Endpoints, Kind::Pod].into_iter().any(known))
     }
 
     /// Compiles what is known into the next snapshot. Equal states give equal snapshots but for the generation.
     pub fn compile(&mut self) -> MeshSnapshot {
         self.generation = Generation(self.generation.0 + 1);
         let dirty = std::mem::take(&mut self.objects.dirty);
-        compile::services(&self.objects, &dirty, &mut self.compiled);
-        let mut snapshot = compile::assemble(&self.node, &self.objects, &self.compiled);
+        let mut findings = Vec::new();
+        let policies = policies(&self.objects, &mut findings);
+        compile::services(&self.objects, &dirty, &policies, &mut self.compiled);
+        let mut snapshot = compile::assemble(&self.node, &self.objects, &self.compiled, findings);
         snapshot.generation = self.generation;
         snapshot.stale = self.is_stale();
         snapshot

@@ -7,20 +7,24 @@
 //! else goes to the upstreams, through a cache that serves stale records while no upstream answers (RFC 8767).
 
 mod alias;
+mod asking;
 mod cache;
 mod flight;
 mod name;
+mod probe;
 mod query;
 mod resolver;
 mod settings;
+mod step;
 mod stored;
 mod upstream;
 mod wire;
 mod zone;
 
 pub use query::{Malformed, check_query};
-pub use resolver::{Ask, AskId, DropReason, Notice, Origin, Output, Resolver, Step};
+pub use resolver::Resolver;
 pub use settings::{ResolverSettings, SettingsError};
+pub use step::{Ask, AskId, DropReason, Notice, Origin, Output, Step};
 pub use stored::{check_upstream, reply_matches};
 pub use upstream::{AskFailure, MAX_UPSTREAMS, Nameserver, parse_resolv_conf};
 pub use wire::{Rcode, Transport};

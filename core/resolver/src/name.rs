@@ -114,7 +114,8 @@ impl LowerName {
                 let mut value = 0_u128;
                 for index in (0..32).rev() {
                     let label = self.label(index)?;
-                    let digit = if label.len() == 1 { label.chars().next()?.to_digit(16)? } else { return None };
+                    let digit =
+                        if label.len() == 1 { label.chars().next()?.to_digit(16)? } else { return None };
                     value = value << 4 | u128::from(digit);
                 }
                 Some(IpAddr::V6(Ipv6Addr::from(value)))
@@ -125,7 +126,8 @@ impl LowerName {
 }
 
 fn decimal(label: &str) -> Option<u8> {
-    let canonical = label.bytes().all(|byte| byte.is_ascii_digit()) && (label.len() == 1 || !label.starts_with('0'));
+    let canonical =
+        label.bytes().all(|byte| byte.is_ascii_digit()) && (label.len() == 1 || !label.starts_with('0'));
     if canonical { label.parse().ok() } else { None }
 }
 

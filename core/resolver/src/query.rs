@@ -101,7 +101,8 @@ impl<'p> Query<'p> {
         packet: &'p [u8],
         transport: Transport,
     ) -> Result<Parsed<'p>, (Malformed, Option<Query<'p>>)> {
-        let (Some(id), Some(flags), true) = (u16_at(packet, 0), u16_at(packet, 2), packet.len() >= HEADER) else {
+        let (Some(id), Some(flags), true) = (u16_at(packet, 0), u16_at(packet, 2), packet.len() >= HEADER)
+        else {
             return Err((Malformed::Short, None));
         };
         if flags & flag::QR != 0 {

@@ -11,7 +11,7 @@ use crate::explain::{Candidate, Explanation, Verdict};
 use crate::{Hop, RejectReason, Target};
 
 /// What is known of a connection before a byte of it is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conn {
     /// What the client connected to.
     pub frontend: Frontend,
@@ -158,6 +158,7 @@ fn pick(
         ipv6: conn.frontend.ip.is_ipv6(),
     };
     let service = &entry.service;
-    let ask = ask(&Ask { port: &port, policy: service.policy, affinity: service.affinity, eligible: &eligible });
+    let ask =
+        ask(&Ask { port: &port, policy: service.policy, affinity: service.affinity, eligible: &eligible });
     ask.iter().map(|pick| (indices[pick.index], pick.pinned)).collect()
 }

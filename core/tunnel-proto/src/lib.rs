@@ -1,1 +1,36 @@
 //! The tunnel brain without I/O: peers, paths, relays, punching, stream headers.
+//!
+//! [`TunnelState`] is told what happened ([`Input`]) and says what to do ([`Action`]); the caller drains
+//! [`TunnelState::poll_action`] after every input, publishes [`TunnelState::paths`] when
+//! [`TunnelState::take_changed`] says so, and calls [`TunnelState::handle_timeout`] at
+//! [`TunnelState::poll_timeout`]. Peer identities and multiaddrs are text here; libp2p stays at the edge.
+
+mod connection;
+mod control;
+mod decide;
+mod directory;
+mod event;
+mod header;
+mod path;
+mod peer;
+mod punch;
+mod record;
+mod relay;
+mod schedule;
+mod state;
+mod wire;
+
+pub use connection::{ConnId, DEAD_AFTER, PING_BUSY, PING_IDLE};
+pub use control::{CONTROL_PROTOCOL, Frame, FrameError, MAX_FRAME};
+pub use directory::{CONFLICT_HOLD, Conflict, MAX_RECORDS};
+pub use event::{Action, DialId, DialTo, Failure, Input, LinkKind, RelayTarget, Report, TunnelSpec};
+pub use header::{
+    Answer, HeaderError, MAX_DATAGRAM, MAX_HEADER, STREAM_PROTOCOL, StreamHeader, datagram_prefix, split_datagram,
+};
+pub use path::UnreachableReason;
+pub use punch::PUNCH_STEPS;
+pub use record::{
+    Address, MAX_RECORD, PeerId, PeerRecord, RecordError, SIGNING_DOMAIN, Sign, SignedRecord,
+};
+pub use relay::{RelayReason, RelayState, RelayView};
+pub use state::{ConnectionView, PeerView, TunnelState};

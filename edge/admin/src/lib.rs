@@ -8,4 +8,4 @@ mod server;
 
 pub use client::{FetchError, fetch};
 pub use metrics::{AccessLog, ConnectionTotals, Figure, Figures, Metrics};
-pub use server::{Admin, AdminError, Health, Pages};
+pub use server::{Admin, AdminError, Health, Page, PageResult, Pages};

@@ -37,13 +37,25 @@ pub struct Health {
     pub detail: String,
 }
 
+/// One page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// For programs.
+    Json(String),
+    /// For people.
+    Text(String),
+}
+
+/// What comes of asking for a page: `None` when there is none of that path, `Err` with a message for a request that
+/// cannot be answered.
+pub type PageResult = Option<Result<Page, String>>;
+
 /// The pages of the agent; the binary makes them.
 pub trait Pages: Send + Sync + 'static {
     /// Whether the agent works.
     fn health(&self) -> Health;
-    /// A JSON page by path (`/status`, `/explain`) and query string; `None` when there is no such page. `Err` is a
-    /// message for a request that cannot be answered.
-    fn page(&self, path: &str, query: &str) -> BoxFuture<'static, Option<Result<String, String>>>;
+    /// A page by path (`/status`, `/explain`) and query string.
+    fn page(&self, path: &str, query: &str) -> BoxFuture<'static, PageResult>;
 }
 
 /// Why the pages cannot be served.
@@ -200,7 +212,8 @@ async fn answer(
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         path if full => match pages.page(path, request.uri().query().unwrap_or_default()).await {
-            Some(Ok(body)) => typed(StatusCode::OK, "application/json", body),
+            Some(Ok(Page::Json(body))) => typed(StatusCode::OK, "application/json", body),
+            Some(Ok(Page::Text(body))) => text(StatusCode::OK, body),
             Some(Err(message)) => text(StatusCode::BAD_REQUEST, message),
             None => text(StatusCode::NOT_FOUND, format!("no page {path}\n")),
         },

@@ -1,1 +1,15 @@
 //! Sources of objects (a manifest directory) and the durable copy on disk.
+//!
+//! A source tells what it knows as [`SourceEvent`](edgemesh_api::SourceEvent)s; `MeshState` folds them. The journal
+//! keeps what `MeshState` holds, so that a restart serves before any source answers:
+//! `Journal::load` → `MeshState::restore`, later `MeshState::objects` → `JournalWriter::offer`.
+
+mod journal;
+mod manifests;
+mod parse;
+mod tree;
+mod watch;
+
+pub use journal::{Journal, JournalError, JournalGeneration, JournalStatus, JournalWriter, Loaded};
+pub use manifests::ManifestDir;
+pub use parse::{Problem, parse_manifests};

@@ -1,5 +1,7 @@
 //! Sockets, netlink and namespaces: the only crate with `unsafe`, and the traits edge crates meet through.
 
+pub mod inotify;
+pub mod limits;
 pub mod meet;
 pub mod netlink;
 pub mod netns;

@@ -75,7 +75,11 @@ pub trait Serve: Send + Sync + 'static {
 /// A source of objects. It runs until its channel closes, tells what it knows as `SourceEvent`s, and never gives up.
 pub trait Source: Send + 'static {
     /// Runs the source.
-    fn run(self: Box<Self>, events: mpsc::Sender<SourceEvent>, report: Arc<dyn Report>) -> BoxFuture<'static, ()>;
+    fn run(
+        self: Box<Self>,
+        events: mpsc::Sender<SourceEvent>,
+        report: Arc<dyn Report>,
+    ) -> BoxFuture<'static, ()>;
 }
 
 /// Where a source tells of objects it cannot use; each call replaces what it said before of the same place.

@@ -1,1 +1,26 @@
-//! libp2p around the tunnel brain.
+//! libp2p around the tunnel brain: [`Tunnel::start`] runs it, [`TunnelHandle`] connects through it.
+//!
+//! `driver` joins the swarm with `edgemesh_tunnel_proto::TunnelState`; `streams` is the behaviour that opens
+//! substreams on the connection the state chose; `inbound` and `handle` are the two ends of a stream.
+
+mod behaviour;
+mod control;
+mod dials;
+mod driver;
+mod handle;
+mod inbound;
+mod interfaces;
+mod key;
+mod mdns;
+mod settings;
+mod status;
+mod stream;
+mod streams;
+mod text;
+mod transport;
+
+pub use driver::Tunnel;
+pub use handle::TunnelHandle;
+pub use key::KeyError;
+pub use settings::{RelayAddress, RelayAddressError, TunnelError, TunnelLimits, TunnelSettings};
+pub use status::{PeerStatus, RefusedCounts, TunnelStatus};

@@ -68,7 +68,11 @@ pub fn decode_value(mut value: Value) -> Result<Object, DecodeError> {
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
     let object = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
     if name.is_empty() {
-        return Err(DecodeError::Invalid { kind: known, object, reason: "metadata.name is missing".to_owned() });
+        return Err(DecodeError::Invalid {
+            kind: known,
+            object,
+            reason: "metadata.name is missing".to_owned(),
+        });
     }
     if let Some(annotations) = value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.retain(|name, _| name == label::PEER_ID);

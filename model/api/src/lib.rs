@@ -15,8 +15,8 @@ mod source;
 
 pub use decode::{DecodeError, decode_value};
 pub use discovery::{
-    Endpoint, EndpointAddress, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, EndpointSubset,
-    Endpoints, ForName, TargetRef,
+    Endpoint, EndpointAddress, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice,
+    EndpointSubset, Endpoints, ForName, TargetRef,
 };
 pub use istio::{ConsistentHash, DestinationRule, DestinationRuleSpec, LoadBalancerSettings, TrafficPolicy};
 pub use meta::{Name, ObjectKey, ObjectMeta};

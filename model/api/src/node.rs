@@ -20,7 +20,11 @@ pub struct Node {
 #[serde(default)]
 pub struct NodeSpec {
     /// Ranges from which the node's Pods get their addresses.
-    #[serde(rename = "podCIDRs", skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        rename = "podCIDRs",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub pod_cidrs: Vec<Name>,
 }
 

@@ -86,10 +86,18 @@ pub struct ServiceSpec {
     #[serde(rename = "clusterIP", skip_serializing_if = "Option::is_none")]
     pub cluster_ip: Option<Name>,
     /// All virtual addresses, one per family.
-    #[serde(rename = "clusterIPs", skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        rename = "clusterIPs",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub cluster_ips: Vec<Name>,
     /// Further addresses at which the Service answers.
-    #[serde(rename = "externalIPs", skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        rename = "externalIPs",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub external_ips: Vec<Name>,
     /// The CNAME target of an ExternalName Service.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,24 +1,28 @@
 //! CPU time of processes, from the kernel's own account.
 
 use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-/// CPU seconds that the threads of the processes have run, user and system together, to the nanosecond
-/// (`/proc/PID/task/TID/schedstat`, first field). Threads that ended between two readings would be missed: the
-/// processes measured here keep theirs.
+/// The kernel reports CPU time in ticks of this length to user space, whatever its own tick is (`USER_HZ`, 100 on every
+/// architecture Linux has had since 2.6).
+const TICK_SECONDS: f64 = 0.01;
+
+/// CPU seconds that the processes have run, user and system together, ended threads included (`/proc/PID/stat`,
+/// fields 14 and 15). The kernel scales them to the scheduler's exact sum, so only the reading is rounded to a tick:
+/// work that is compared should take a second or more.
 pub(crate) fn seconds(pids: &[u32]) -> Result<f64> {
-    let mut nanoseconds = 0_u64;
+    let mut ticks = 0.0;
     for pid in pids {
-        let tasks = PathBuf::from(format!("/proc/{pid}/task"));
-        for task in fs::read_dir(&tasks).with_context(|| format!("process {pid} is gone"))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            let first = text.split_whitespace().next().unwrap_or_default();
-            nanoseconds += first.parse::<u64>().with_context(|| format!("schedstat of {pid}: {text:?}"))?;
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
+        // The command in field 2 may hold spaces; everything after its closing parenthesis is regular.
+        let (_, rest) = text.rsplit_once(") ").context("no command in /proc/PID/stat")?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        for index in [11, 12] {
+            ticks += fields.get(index).context("a short /proc/PID/stat")?.parse::<f64>()?;
         }
     }
-    Ok(nanoseconds as f64 / 1e9)
+    Ok(ticks * TICK_SECONDS)
 }
 
 /// Resident and anonymous resident memory in MiB (`/proc/PID/status`).

@@ -55,7 +55,8 @@ impl MessageBuf {
     }
 
     pub(crate) fn attr(&mut self, kind: u16, value: &[u8]) {
-        let len = u16::try_from(ATTR_HEADER_LEN + value.len()).expect("attribute values are bounded by callers");
+        let len =
+            u16::try_from(ATTR_HEADER_LEN + value.len()).expect("attribute values are bounded by callers");
         self.bytes.extend_from_slice(&len.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(value);

@@ -79,7 +79,21 @@ impl NetlinkError {
 
     /// Whether `CAP_NET_ADMIN` is lacking in the namespace.
     pub fn is_permission(&self) -> bool {
-        matches!(self.errno(), Some(libc::EPERM | libc::EACCES))
+        self.errno() == Some(libc::EPERM)
+    }
+
+    /// Whether the kernel was built, or is configured, without what was asked for: a protocol, an address family, a
+    /// kind of link, a subsystem.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self.errno(),
+            Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::ESOCKTNOSUPPORT)
+        )
+    }
+
+    /// Whether an address family is switched off: IPv6 by `disable_ipv6` is an access error (`inet6_addr_add`).
+    pub fn is_switched_off(&self) -> bool {
+        self.is_unsupported() || self.errno() == Some(libc::EACCES)
     }
 
     /// The log word and metric label.

@@ -41,7 +41,7 @@ pub(crate) struct NetlinkSocket {
 
 /// What the kernel says of one message.
 #[derive(Debug)]
-pub(crate) struct Verdict {
+pub(crate) struct Answer {
     pub(crate) seq: u32,
     /// Zero for an acknowledgement.
     pub(crate) errno: i32,
@@ -53,7 +53,8 @@ pub(crate) struct Verdict {
 impl NetlinkSocket {
     pub(crate) fn open(protocol: i32) -> Result<Self, NetlinkError> {
         let open = || -> io::Result<Socket> {
-            let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(protocol)))?;
+            let socket =
+                Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(protocol)))?;
             socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
             Ok(socket)
         };
@@ -104,15 +105,38 @@ impl NetlinkSocket {
         loop {
             let len = self.receive(what)?;
             for message in Messages(&self.buffer[..len]).filter(|message| message.seq == seq) {
-                if let Some(verdict) = verdict(message) {
-                    return verdict.into_result(what);
+                if let Some(answer) = answer(message) {
+                    return answer.into_result(what);
                 }
             }
         }
     }
 
-    /// Sends a dump request and hands every message of the answer to `each`; starts over, after `restart`, when
-    /// the kernel says that its state changed meanwhile.
+    /// Sends one request that is answered with a message, and gives that message's payload.
+    pub(crate) fn ask(
+        &mut self,
+        what: &dyn Fn() -> String,
+        kind: u16,
+        fixed: &[u8],
+    ) -> Result<Vec<u8>, NetlinkError> {
+        let seq = self.next_seq();
+        let mut message = MessageBuf::default();
+        message.message(kind, NLM_F_REQUEST | NLM_F_ACK, seq, fixed, |_| {});
+        self.socket.send(message.as_slice()).map_err(NetlinkError::Socket)?;
+        let mut reply = Vec::new();
+        loop {
+            let len = self.receive(what)?;
+            for message in Messages(&self.buffer[..len]).filter(|message| message.seq == seq) {
+                match answer(message) {
+                    Some(answer) => return answer.into_result(what).map(|()| reply),
+                    None => reply = message.payload.to_vec(),
+                }
+            }
+        }
+    }
+
+    /// Sends a dump request and collects what `each` makes of every message; starts over when the kernel says
+    /// that its state changed meanwhile.
     pub(crate) fn dump<T>(
         &mut self,
         what: &dyn Fn() -> String,
@@ -149,17 +173,17 @@ impl NetlinkSocket {
                     NLMSG_DONE => {
                         let status = read_u32(message.payload).map_or(0, u32::cast_signed);
                         if status < 0 && status != -libc::EINTR {
-                            let refused = Verdict { seq, errno: -status, detail: String::new(), offset: None };
+                            let refused = Answer { seq, errno: -status, detail: String::new(), offset: None };
                             return refused.into_result(what).map(|()| None);
                         }
                         return Ok((!interrupted && status == 0).then_some(found));
                     }
                     NLMSG_ERROR => {
-                        if let Some(verdict) = verdict(message) {
-                            if verdict.errno == libc::EINTR {
+                        if let Some(answer) = answer(message) {
+                            if answer.errno == libc::EINTR {
                                 return Ok(None);
                             }
-                            verdict.into_result(what)?;
+                            answer.into_result(what)?;
                         }
                     }
                     kind => found.extend(each(kind, message.payload)),
@@ -176,21 +200,21 @@ impl NetlinkSocket {
         batch: &[u8],
         first: u32,
         last: u32,
-    ) -> Result<Option<Verdict>, NetlinkError> {
+    ) -> Result<Option<Answer>, NetlinkError> {
         self.socket.send(batch).map_err(NetlinkError::Socket)?;
         loop {
             let len = self.receive(what)?;
             let mut done = false;
             for message in Messages(&self.buffer[..len]) {
-                let Some(verdict) = verdict(message) else { continue };
+                let Some(answer) = answer(message) else { continue };
                 // Answers to an earlier batch that failed in several places.
-                if verdict.seq.wrapping_sub(first) > last.wrapping_sub(first) {
+                if answer.seq.wrapping_sub(first) > last.wrapping_sub(first) {
                     continue;
                 }
-                if verdict.errno != 0 {
-                    return Ok(Some(verdict));
+                if answer.errno != 0 {
+                    return Ok(Some(answer));
                 }
-                done |= verdict.seq == last;
+                done |= answer.seq == last;
             }
             if done {
                 return Ok(None);
@@ -212,7 +236,7 @@ impl NetlinkSocket {
     }
 }
 
-impl Verdict {
+impl Answer {
     fn into_result(self, what: &dyn Fn() -> String) -> Result<(), NetlinkError> {
         if self.errno == 0 {
             return Ok(());
@@ -222,12 +246,12 @@ impl Verdict {
 }
 
 /// Reads an acknowledgement or error; `None` for messages of another kind.
-fn verdict(message: Message<'_>) -> Option<Verdict> {
+fn answer(message: Message<'_>) -> Option<Answer> {
     if message.kind != NLMSG_ERROR {
         return None;
     }
     let errno = -read_u32(message.payload)?.cast_signed();
-    let mut verdict = Verdict { seq: message.seq, errno, detail: String::new(), offset: None };
+    let mut answer = Answer { seq: message.seq, errno, detail: String::new(), offset: None };
     if message.flags & NLM_F_ACK_TLVS != 0 {
         // Behind the error number comes the refused message: its header only when capped or acknowledged.
         let original = if message.flags & NLM_F_CAPPED != 0 || errno == 0 {
@@ -236,10 +260,10 @@ fn verdict(message: Message<'_>) -> Option<Verdict> {
             usize::try_from(read_u32(message.payload.get(4..)?)?).ok()?
         };
         let attrs = Attrs::after(message.payload, 4 + original);
-        verdict.detail = attrs.str(NLMSGERR_ATTR_MSG).unwrap_or_default();
-        verdict.offset = attrs.u32(NLMSGERR_ATTR_OFFS).and_then(|offset| usize::try_from(offset).ok());
+        answer.detail = attrs.str(NLMSGERR_ATTR_MSG).unwrap_or_default();
+        answer.offset = attrs.u32(NLMSGERR_ATTR_OFFS).and_then(|offset| usize::try_from(offset).ok());
     }
-    Some(verdict)
+    Some(answer)
 }
 
 #[expect(unsafe_code, reason = "setsockopt for options that socket2 does not know")]

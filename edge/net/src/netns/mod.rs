@@ -10,7 +10,7 @@ mod process;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -98,6 +98,12 @@ impl Namespace {
             self.enter()?;
             work()
         })
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
@@ -217,6 +223,15 @@ impl Forbidden {
             Self::Other(error)
         }
     }
+}
+
+/// Waits until a descriptor is readable or the time is over; says whether it is readable.
+pub fn wait_readable(source: impl AsFd, patience: std::time::Duration) -> io::Result<bool> {
+    let mut entry = libc::pollfd { fd: source.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let patience = libc::c_int::try_from(patience.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: entry is one valid pollfd whose descriptor the caller keeps open meanwhile.
+    let ready = unsafe { libc::poll(&raw mut entry, 1, patience) };
+    check(ready).map(|()| ready > 0)
 }
 
 fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {

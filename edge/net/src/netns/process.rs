@@ -1,6 +1,5 @@
 use std::ffi::CString;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -58,12 +57,13 @@ impl Isolation {
         // SAFETY: getuid and getgid have no preconditions.
         let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
         let maps = Maps::new(uid, gid);
+        let parent = std::process::id();
         // SAFETY: between fork and exec the closure makes system calls on memory allocated before the fork; it takes
         // no lock and allocates nothing (an io::Error of an OS code holds no heap memory).
-        unsafe { command.pre_exec(move || self.in_child(&maps)) }
+        unsafe { command.pre_exec(move || self.in_child(&maps, parent)) }
     }
 
-    fn in_child(&self, maps: &Maps) -> io::Result<()> {
+    fn in_child(&self, maps: &Maps, parent: u32) -> io::Result<()> {
         // SAFETY: signal with SIG_DFL installs no handler; setsid and prctl take no memory.
         unsafe {
             libc::signal(libc::SIGINT, libc::SIG_DFL);
@@ -80,6 +80,12 @@ impl Isolation {
         if self.die_with_parent {
             // SAFETY: PR_SET_PDEATHSIG takes one number.
             check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+            // SAFETY: getppid has no preconditions.
+            let now = unsafe { libc::getppid() }.unsigned_abs();
+            // A parent that ended before sends nothing. One in an outer PID namespace is seen as 0, alive or not.
+            if now != parent && now != 0 {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
         }
         Ok(())
     }
@@ -203,7 +209,8 @@ pub fn in_fresh_namespaces(name: &str) -> bool {
     }
     let mut command = Command::new("/proc/self/exe");
     command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, "1").stdin(Stdio::null());
-    let isolation = Isolation::new().fresh(&[Kind::Net, Kind::Mount]).fresh_user_if_needed().die_with_parent();
+    let isolation =
+        Isolation::new().fresh(&[Kind::Net, Kind::Mount]).fresh_user_if_needed().die_with_parent();
     let status = isolation.apply(&mut command).status().unwrap_or_else(|error| {
         panic!("cannot make namespaces: {}", super::Forbidden::diagnose(error));
     });

@@ -10,8 +10,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use port::{Doorbell, Frame, wait};
 pub use port::Port;
+use port::{Doorbell, Frame, wait};
 use queue::{Queue, Verdict};
 
 /// What a wire does to the frames that pass, in each direction.

@@ -89,7 +89,11 @@ impl Frame {
     pub(super) fn segments(&self) -> i32 {
         let bytes = self.bytes();
         let size = usize::from(u16::from_ne_bytes([bytes[GSO_SIZE], bytes[GSO_SIZE + 1]]));
-        if size == 0 { 1 } else { i32::try_from((bytes.len() - VNET_HEADER).div_ceil(size)).unwrap_or(i32::MAX) }
+        if size == 0 {
+            1
+        } else {
+            i32::try_from((bytes.len() - VNET_HEADER).div_ceil(size)).unwrap_or(i32::MAX)
+        }
     }
 }
 
@@ -142,7 +146,9 @@ pub(super) fn wait(
         let error = io::Error::last_os_error();
         return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
     }
-    readable.extend(entries[..ports.len()].iter().enumerate().filter(|(_, entry)| entry.revents != 0).map(|(n, _)| n));
+    readable.extend(
+        entries[..ports.len()].iter().enumerate().filter(|(_, entry)| entry.revents != 0).map(|(n, _)| n),
+    );
     Ok(())
 }
 

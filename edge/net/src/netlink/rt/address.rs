@@ -30,19 +30,13 @@ impl Handle {
     /// Adds an address to a link. `nodad` skips duplicate address detection (IPv6), so that it is usable at once.
     pub fn add_address(&mut self, link: u32, prefix: Prefix, nodad: bool) -> Result<(), NetlinkError> {
         let what = || format!("add address {prefix} to link {link}");
-        self.socket.request(
-            &what,
-            RTM_NEWADDR,
-            NLM_F_CREATE | NLM_F_EXCL,
-            &ifaddr(link, prefix),
-            |message| {
-                message.attr(IFA_LOCAL, &octets(prefix.addr));
-                message.attr(IFA_ADDRESS, &octets(prefix.addr));
-                if nodad {
-                    message.attr_u32(IFA_FLAGS, IFA_F_NODAD);
-                }
-            },
-        )
+        self.socket.request(&what, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &ifaddr(link, prefix), |message| {
+            message.attr(IFA_LOCAL, &octets(prefix.addr));
+            message.attr(IFA_ADDRESS, &octets(prefix.addr));
+            if nodad {
+                message.attr_u32(IFA_FLAGS, IFA_F_NODAD);
+            }
+        })
     }
 
     /// Removes an address from a link.
@@ -77,7 +71,6 @@ fn ifaddr(link: u32, prefix: Prefix) -> [u8; IFADDR_LEN] {
     header[4..8].copy_from_slice(&link.to_ne_bytes());
     header
 }
-
 
 fn read_address(payload: &[u8]) -> Option<Address> {
     let attrs = Attrs::after(payload, IFADDR_LEN);

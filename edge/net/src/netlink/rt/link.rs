@@ -71,6 +71,25 @@ impl Link {
 impl Handle {
     /// Creates a link, down.
     pub fn add_link(&mut self, name: &str, kind: LinkKind<'_>) -> Result<(), NetlinkError> {
+        self.create_link(name, kind, None)
+    }
+
+    /// Creates a link with a hardware address, down.
+    pub fn add_link_with_mac(
+        &mut self,
+        name: &str,
+        kind: LinkKind<'_>,
+        mac: [u8; 6],
+    ) -> Result<(), NetlinkError> {
+        self.create_link(name, kind, Some(mac))
+    }
+
+    fn create_link(
+        &mut self,
+        name: &str,
+        kind: LinkKind<'_>,
+        mac: Option<[u8; 6]>,
+    ) -> Result<(), NetlinkError> {
         let word = match kind {
             LinkKind::Bridge => "bridge",
             LinkKind::Dummy => "dummy",
@@ -79,6 +98,9 @@ impl Handle {
         let what = || format!("create link {name} of type {word}");
         self.socket.request(&what, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfo(0, 0, 0), |message| {
             message.attr_str(IFLA_IFNAME, name);
+            if let Some(mac) = mac {
+                message.attr(IFLA_ADDRESS, &mac);
+            }
             message.nest(IFLA_LINKINFO, |message| {
                 message.attr_str(IFLA_INFO_KIND, word);
                 if let LinkKind::Veth(peer) = kind {
@@ -90,13 +112,7 @@ impl Handle {
 
     /// Deletes a link; the other end of a veth pair goes with it.
     pub fn delete_link(&mut self, index: u32) -> Result<(), NetlinkError> {
-        self.socket.request(
-            &|| format!("delete link {index}"),
-            RTM_DELLINK,
-            0,
-            &ifinfo(index, 0, 0),
-            |_| {},
-        )
+        self.socket.request(&|| format!("delete link {index}"), RTM_DELLINK, 0, &ifinfo(index, 0, 0), |_| {})
     }
 
     /// Brings a link up or down.

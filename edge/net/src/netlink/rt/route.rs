@@ -170,7 +170,7 @@ impl Handle {
         for family in [libc::AF_INET, libc::AF_INET6] {
             let mut header = [0; RTMSG_LEN];
             header[0] = u8::try_from(family).expect("address families are small");
-            routes.extend(self.socket.dump(
+            let found = self.socket.dump(
                 &|| "list routes".to_owned(),
                 RTM_GETROUTE,
                 &header,
@@ -183,7 +183,13 @@ impl Handle {
                     let route = (kind == RTM_NEWROUTE).then(|| read_route(payload)).flatten()?;
                     table.is_none_or(|table| route.table == table).then_some(route)
                 },
-            )?);
+            );
+            match found {
+                Ok(found) => routes.extend(found),
+                // A table comes into being with its first route.
+                Err(error) if table.is_some() && error.is_missing() => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(routes)
     }

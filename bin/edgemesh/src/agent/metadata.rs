@@ -1,0 +1,195 @@
+//! Objects: from the source through `MeshState` to the published snapshot and the journal.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use edgemesh_api::{Name, SourceEvent};
+use edgemesh_mesh::{Generation, MeshSnapshot, MeshState};
+use edgemesh_metadata::{Journal, JournalWriter, ManifestDir};
+use edgemesh_net::meet::{Report, Source as _};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use crate::settings::AgentSettings;
+
+/// Events in flight between source and state; a listing of 10,000 Services passes through in pieces of this size.
+const EVENT_CAPACITY: usize = 1024;
+
+/// A burst is compiled once it is quiet for this long …
+const QUIET: Duration = Duration::from_millis(10);
+
+/// … or has gone on for this long, so that a steady stream of changes is still followed (aim: 100 ms from a change
+/// to a working connection).
+const BURST: Duration = Duration::from_millis(50);
+
+/// Places of which trouble is remembered; beyond it the log has told.
+const MAX_REPORTS: usize = 1024;
+
+/// The state at the start, from the journal when there is one.
+pub(super) struct First {
+    pub(super) state: MeshState,
+    pub(super) snapshot: MeshSnapshot,
+    /// When what is served was saved.
+    pub(super) saved_at: Option<SystemTime>,
+}
+
+/// Loads the journal, so that DNS and proxy serve before any source answers.
+pub(super) fn restore(settings: &AgentSettings, node: Name) -> (First, Option<JournalWriter>) {
+    let mut state = MeshState::new(node.clone());
+    if settings.manifests.is_none() {
+        return (First { state, snapshot: MeshSnapshot::empty(node), saved_at: None }, None);
+    }
+    let journal = Journal::new(settings.state_dir.clone());
+    let (mut snapshot, mut saved_at) = (MeshSnapshot::empty(node), None);
+    match journal.load() {
+        Ok(Some(loaded)) => {
+            tracing::info!(events = loaded.events.len(), "the journal's copy is served until the source answers");
+            saved_at = Some(loaded.saved_at);
+            state.restore(loaded.events);
+            snapshot = state.compile();
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "the journal cannot be used; the node serves once the source answers"),
+    }
+    (First { state, snapshot, saved_at }, Some(journal.writer()))
+}
+
+/// What the status page tells of the metadata.
+pub(super) struct State {
+    source: String,
+    /// Milliseconds after `origin` at which the source was last heard, plus one; 0 before that.
+    heard: AtomicU64,
+    origin: Instant,
+    saved_at: Option<SystemTime>,
+    reports: Mutex<BTreeMap<String, String>>,
+    journal: Mutex<Option<JournalWriter>>,
+}
+
+impl State {
+    pub(super) fn new(settings: &AgentSettings, first: &First) -> Self {
+        let source = settings
+            .manifests
+            .as_ref()
+            .map_or_else(|| "none".to_owned(), |directory| format!("manifests {}", directory.display()));
+        Self {
+            source,
+            heard: AtomicU64::new(0),
+            origin: Instant::now(),
+            saved_at: first.saved_at,
+            reports: Mutex::default(),
+            journal: Mutex::default(),
+        }
+    }
+
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Age of what is served.
+    pub(super) fn age(&self) -> Option<Duration> {
+        match self.heard.load(Ordering::Relaxed) {
+            0 => self.saved_at.and_then(|saved| saved.elapsed().ok()),
+            after => Some(self.origin.elapsed().saturating_sub(Duration::from_millis(after - 1))),
+        }
+    }
+
+    pub(super) fn reports(&self) -> Vec<String> {
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.iter().map(|(place, message)| format!("{place}: {message}")).collect()
+    }
+
+    /// The journal's state in words.
+    pub(super) fn journal(&self) -> String {
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal.as_ref().map_or_else(|| "none".to_owned(), |writer| writer.status().to_string())
+    }
+
+    fn hear(&self) {
+        let after = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.heard.store(after + 1, Ordering::Relaxed);
+    }
+}
+
+struct Board(Arc<Shared>);
+
+impl Report for Board {
+    fn report(&self, place: &str, message: Option<&str>) {
+        let mut reports = self.0.metadata.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        match message {
+            None => {
+                reports.remove(place);
+            }
+            Some(message) if reports.get(place).is_some_and(|known| known == message) => {}
+            Some(message) => {
+                tracing::warn!(place, "{message}");
+                if reports.len() < MAX_REPORTS || reports.contains_key(place) {
+                    reports.insert(place.to_owned(), message.to_owned());
+                }
+            }
+        }
+    }
+}
+
+/// Follows the source until shutdown.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut state: MeshState,
+    journal: Option<JournalWriter>,
+    published: watch::Sender<Generation>,
+    shutdown: CancellationToken,
+) {
+    let Some(directory) = shared.settings.manifests.clone() else { return };
+    *shared.metadata.journal.lock().unwrap_or_else(PoisonError::into_inner) = journal.clone();
+    let mut events = follow(directory, &shared, &shutdown);
+    let mut batch = Vec::with_capacity(EVENT_CAPACITY);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            count = events.recv_many(&mut batch, EVENT_CAPACITY) => if count == 0 { break },
+        }
+        let burst = Instant::now();
+        let mut changed = false;
+        loop {
+            for event in batch.drain(..) {
+                changed |= state.apply(event).is_change();
+            }
+            let left = BURST.saturating_sub(burst.elapsed()).min(QUIET);
+            match tokio::time::timeout(left, events.recv_many(&mut batch, EVENT_CAPACITY)).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        shared.metadata.hear();
+        if changed {
+            let snapshot = state.compile();
+            let generation = snapshot.generation;
+            tracing::debug!(%generation, services = snapshot.services.len(), "snapshot");
+            shared.snapshots.store(Arc::new(snapshot));
+            published.send_replace(generation);
+        }
+        if let Some(journal) = journal.as_ref().filter(|_| changed && !state.is_stale()) {
+            journal.offer(state.objects().cloned());
+        }
+    }
+    if let Some(journal) = journal {
+        journal.close().await;
+    }
+}
+
+fn follow(directory: PathBuf, shared: &Arc<Shared>, shutdown: &CancellationToken) -> mpsc::Receiver<SourceEvent> {
+    let (sender, events) = mpsc::channel(EVENT_CAPACITY);
+    let source = Box::new(ManifestDir::new(directory, "default"));
+    let run = source.run(sender, Arc::new(Board(shared.clone())));
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = run => {}
+        }
+    });
+    events
+}

@@ -1,0 +1,223 @@
+//! The agent: how its parts are joined, started and stopped.
+
+mod metadata;
+mod pages;
+mod rules;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use arc_swap::ArcSwap;
+use edgemesh_admin::{Admin, Metrics};
+use edgemesh_api::Name;
+use edgemesh_dns::{DnsServer, DnsSettings};
+use edgemesh_mesh::{MeshSnapshot, PathSnapshot};
+use edgemesh_net::meet::{Connect, Connected};
+use edgemesh_proxy::{Proxy, ProxyDeps, ProxySettings, Remote};
+use edgemesh_route::{DialError, Router, Target};
+use edgemesh_tunnel::{Tunnel, TunnelHandle, TunnelSettings};
+use futures::future::BoxFuture;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::logging;
+use crate::settings::{AgentSettings, TunnelFlags};
+
+/// More threads than this only pass work around: the proxy is bound by the kernel, the tunnel by one swarm.
+const MAX_WORKERS: usize = 4;
+
+/// Netlink transactions, file scans and journal writes; each is rare and one of its kind runs at a time.
+const BLOCKING_THREADS: usize = 4;
+
+/// After the proxy's drain (5 s) everything else stops at once; a part that hangs is left behind.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub(crate) fn run(settings: AgentSettings) -> Result<()> {
+    logging::start(&settings.log_level, settings.log_json)?;
+    match edgemesh_net::limits::raise_descriptor_limit() {
+        Ok(limit) => tracing::debug!(limit, "open descriptors"),
+        Err(error) => tracing::warn!(%error, "the limit of open descriptors stays as it is"),
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(MAX_WORKERS))
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .context("the runtime cannot be made")?
+        .block_on(serve(settings))
+}
+
+/// What every part shares.
+struct Shared {
+    settings: AgentSettings,
+    started: Instant,
+    snapshots: Arc<ArcSwap<MeshSnapshot>>,
+    paths: Arc<ArcSwap<PathSnapshot>>,
+    router: Arc<Router>,
+    metadata: metadata::State,
+    rules: rules::State,
+}
+
+async fn serve(settings: AgentSettings) -> Result<()> {
+    let started = Instant::now();
+    let shutdown = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    std::fs::create_dir_all(&settings.state_dir)
+        .with_context(|| format!("--state-dir {} cannot be made", settings.state_dir.display()))?;
+
+    let node = Name::from(settings.node_name.as_str());
+    let (first, journal) = metadata::restore(&settings, node);
+    let snapshots = Arc::new(ArcSwap::from_pointee(first.snapshot.clone()));
+    let router = Arc::new(Router::new());
+    let figures = Arc::new(pages::FigureBoard::default());
+    let metrics = Arc::new(Metrics::new(settings.access_log, figures.clone()));
+    let admin = Admin::bind(&settings.admin_socket, settings.metrics_listen)?;
+
+    let rules_settings = rules::settings(&settings);
+    let interceptor = match settings.dns.is_some() || settings.proxy.is_some() {
+        true => Some(rules::install(&rules_settings)?),
+        false => None,
+    };
+
+    let proxy_settings = proxy_settings(&settings);
+    let stop_inbound = CancellationToken::new();
+    let remote = Remote::new(proxy_settings.clone(), snapshots.clone(), metrics.clone(), stop_inbound.clone());
+    let tunnel = match &settings.tunnel {
+        Some(flags) => Some(start_tunnel(&settings, flags, Arc::new(remote.clone()), &snapshots, &shutdown)?),
+        None => None,
+    };
+    let paths = tunnel.as_ref().map_or_else(Arc::default, TunnelHandle::paths);
+
+    let shared = Arc::new(Shared {
+        metadata: metadata::State::new(&settings, &first),
+        rules: rules::State::default(),
+        started,
+        snapshots: snapshots.clone(),
+        paths: paths.clone(),
+        router: router.clone(),
+        settings,
+    });
+
+    let mut parts = pages::Parts { tunnel: tunnel.clone(), remote: Some(remote.counters()), ..Default::default() };
+    if let Some(flags) = &shared.settings.dns {
+        let dns = DnsServer::bind(
+            DnsSettings {
+                listen: flags.listen.clone(),
+                device: shared.settings.device.clone(),
+                upstreams: flags.upstreams.clone(),
+                cluster_domain: flags.cluster_domain.clone(),
+                ..DnsSettings::default()
+            },
+            snapshots.clone(),
+        )?;
+        parts.dns = Some(dns.counters());
+        tracker.spawn(dns.run(shutdown.clone()));
+    }
+    if shared.settings.proxy.is_some() {
+        let connect: Arc<dyn Connect> = match &tunnel {
+            Some(tunnel) => Arc::new(tunnel.clone()),
+            None => Arc::new(NoTunnel),
+        };
+        let observe = metrics.clone();
+        let deps = ProxyDeps { snapshots: snapshots.clone(), paths: paths.clone(), router, connect, observe };
+        let proxy = Proxy::bind(proxy_settings, deps)?;
+        parts.proxy = Some(proxy.counters());
+        tracker.spawn(proxy.run(shutdown.clone()));
+    }
+
+    let (published, generations) = tokio::sync::watch::channel(first.snapshot.generation);
+    let rules_task = interceptor.map(|interceptor| {
+        tokio::spawn(rules::run(interceptor, rules_settings, shared.clone(), generations, shutdown.clone()))
+    });
+    tracker.spawn(metadata::run(shared.clone(), first.state, journal, published, shutdown.clone()));
+    let pages = Arc::new(pages::AgentPages::new(shared.clone(), metrics.clone(), parts));
+    figures.show(pages.clone());
+    tracker.spawn(admin.run(metrics, pages, shutdown.clone()));
+    tracing::info!(
+        node = %shared.settings.node_name,
+        version = env!("CARGO_PKG_VERSION"),
+        milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "agent serves"
+    );
+
+    wait_for_signal().await?;
+    tracing::info!("agent stops");
+    shutdown.cancel();
+    stop_inbound.cancel();
+    tracker.close();
+    if tokio::time::timeout(STOP_TIMEOUT, tracker.wait()).await.is_err() {
+        tracing::warn!("a part did not stop in time and is left behind");
+    }
+    // Last, so that open connections could drain: packets of theirs need the routes.
+    match rules_task {
+        Some(task) => task.await.context("the task of the kernel rules died")?,
+        None => Ok(()),
+    }
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // A terminal that goes away is no reason to stop serving.
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => tracing::info!("SIGHUP is ignored: manifests are followed as they change"),
+        }
+    }
+}
+
+fn proxy_settings(settings: &AgentSettings) -> ProxySettings {
+    let mut proxy = ProxySettings::default();
+    if let Some(flags) = &settings.proxy {
+        proxy.port = flags.port;
+        proxy.max_connections = flags.max_connections;
+        proxy.max_sessions = flags.max_udp_sessions;
+        proxy.tcp_idle = flags.tcp_idle;
+        proxy.udp_idle = flags.udp_idle;
+    }
+    proxy
+}
+
+fn start_tunnel(
+    settings: &AgentSettings,
+    flags: &TunnelFlags,
+    remote: Arc<Remote>,
+    snapshots: &Arc<ArcSwap<MeshSnapshot>>,
+    shutdown: &CancellationToken,
+) -> Result<TunnelHandle> {
+    let relays = flags
+        .relays
+        .iter()
+        .map(|text| text.parse().with_context(|| format!("--relay {text:?}")))
+        .collect::<Result<Vec<_>>>()?;
+    let mut tunnel = TunnelSettings::new(
+        Name::from(settings.node_name.as_str()),
+        settings.state_dir.join("node.key"),
+        flags.psk_file.clone(),
+    );
+    tunnel.relays = relays;
+    tunnel.relay = flags.relay;
+    tunnel.mdns = flags.mdns;
+    if !flags.listen.is_empty() {
+        tunnel.listen.clone_from(&flags.listen);
+    }
+    tunnel.advertise.clone_from(&flags.advertise);
+    Ok(Tunnel::start(tunnel, remote, snapshots.clone(), shutdown.clone())?)
+}
+
+/// Stands where the tunnel is switched off.
+struct NoTunnel;
+
+impl Connect for NoTunnel {
+    fn connect(&self, _: Target, _: bytes::Bytes) -> BoxFuture<'static, Result<Connected, DialError>> {
+        Box::pin(std::future::ready(Err(DialError::NoPath)))
+    }
+}

@@ -1,0 +1,221 @@
+//! What the agent shows of itself.
+
+use std::sync::{Arc, OnceLock};
+
+use edgemesh_admin::{Figure, Figures, Health, Metrics, Page, PageResult, Pages};
+use edgemesh_dns::DnsCounters;
+use edgemesh_tunnel::TunnelHandle;
+use futures::future::BoxFuture;
+
+use super::Shared;
+use crate::explain;
+use crate::settings::percent_decode;
+use crate::status::{Applied, ConnectionStatus, DnsStatus, MetadataStatus, Status};
+
+/// Findings and reports shown; a broken folder could fill the screen otherwise.
+const MAX_FINDINGS: usize = 100;
+
+/// The parts that have something to show.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub(super) tunnel: Option<TunnelHandle>,
+    pub(super) dns: Option<Arc<DnsCounters>>,
+    pub(super) proxy: Option<Arc<edgemesh_proxy::Counters>>,
+    pub(super) remote: Option<Arc<edgemesh_proxy::Counters>>,
+}
+
+/// The pages of one agent.
+pub(super) struct AgentPages {
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    parts: Parts,
+}
+
+impl AgentPages {
+    pub(super) fn new(shared: Arc<Shared>, metrics: Arc<Metrics>, parts: Parts) -> Self {
+        Self { shared, metrics, parts }
+    }
+
+    fn metadata(&self) -> MetadataStatus {
+        let snapshot = self.shared.snapshots.load();
+        let metadata = &self.shared.metadata;
+        let mut findings: Vec<String> =
+            snapshot.findings.iter().map(|finding| format!("{}: {}", finding.object, finding.message)).collect();
+        findings.extend(metadata.reports());
+        findings.extend(self.shared.rules.refused());
+        if findings.len() > MAX_FINDINGS {
+            let more = findings.len() - MAX_FINDINGS;
+            findings.truncate(MAX_FINDINGS);
+            findings.push(format!("and {more} more"));
+        }
+        MetadataStatus {
+            source: metadata.source().to_owned(),
+            stale: snapshot.stale,
+            age_seconds: metadata.age().map(|age| age.as_secs()),
+            generation: snapshot.generation.0,
+            services: snapshot.services.len(),
+            frontends: snapshot.frontends.len(),
+            backends_here: snapshot.local_backends.len(),
+            findings,
+            journal: metadata.journal(),
+        }
+    }
+
+    fn applied(&self) -> Vec<Applied> {
+        let generation = self.shared.snapshots.load().generation.0;
+        let mut applied = Vec::new();
+        if self.shared.settings.proxy.is_some() {
+            let rules = &self.shared.rules;
+            applied.push(Applied { reader: "rules", generation: rules.applied(), error: rules.error() });
+            // The proxy and the resolver load the snapshot for every decision.
+            applied.push(Applied { reader: "proxy", generation, error: None });
+        }
+        if self.shared.settings.dns.is_some() {
+            applied.push(Applied { reader: "dns", generation, error: None });
+        }
+        applied
+    }
+
+    fn status(&self) -> Status {
+        let shared = &self.shared;
+        let totals = self.metrics.totals();
+        let metadata = self.metadata();
+        let tunnel = self.parts.tunnel.as_ref().map(TunnelHandle::status);
+        let mut alarms: Vec<String> = shared
+            .rules
+            .error()
+            .map(|error| format!("kernel rules: {error}"))
+            .into_iter()
+            .collect();
+        if metadata.stale && shared.settings.manifests.is_some() {
+            alarms.push("metadata: no source has answered yet, the journal's copy is served".to_owned());
+        }
+        if let Some(tunnel) = &tunnel {
+            alarms.extend(tunnel.alarms());
+        }
+        Status {
+            node: shared.settings.node_name.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: shared.started.elapsed().as_secs(),
+            metadata,
+            applied: self.applied(),
+            connections: ConnectionStatus {
+                open_tcp: totals.open_tcp,
+                open_udp: totals.open_udp,
+                ended: totals.ended,
+                unserved: totals.unserved,
+            },
+            dns: shared.settings.dns.as_ref().zip(self.parts.dns.as_ref()).map(|(flags, counters)| DnsStatus {
+                listen: flags.listen.iter().map(ToString::to_string).collect(),
+                counters: counters.all(),
+            }),
+            tunnel,
+            alarms,
+        }
+    }
+}
+
+impl Pages for AgentPages {
+    fn health(&self) -> Health {
+        let error = self.shared.rules.error();
+        let detail = match &error {
+            None => "ok\n".to_owned(),
+            Some(error) => format!("kernel rules: {error}\n"),
+        };
+        Health { ok: error.is_none(), detail }
+    }
+
+    fn page(&self, path: &str, query: &str) -> BoxFuture<'static, PageResult> {
+        let page = match path {
+            "/status" if query == "text" => Some(Ok(Page::Text(self.status().to_string()))),
+            "/status" => Some(json(&self.status())),
+            "/rules" => Some(Ok(Page::Text(self.shared.rules.text()))),
+            "/explain" => {
+                let (form, question) = query.split_once('=').unwrap_or(("json", query));
+                let domain = self.shared.settings.dns.as_ref().map_or("cluster.local", |dns| &dns.cluster_domain);
+                let trace = explain::trace(
+                    &percent_decode(question),
+                    domain,
+                    &self.shared.snapshots.load(),
+                    &self.shared.paths.load(),
+                    &self.shared.router,
+                );
+                Some(match trace {
+                    Err(message) => Err(message),
+                    Ok(trace) if form == "text" => Ok(Page::Text(trace.to_string())),
+                    Ok(trace) => json(&trace),
+                })
+            }
+            _ => None,
+        };
+        Box::pin(std::future::ready(page))
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Page, String> {
+    serde_json::to_string(value).map(|text| Page::Json(text + "\n")).map_err(|error| error.to_string())
+}
+
+/// Figures for the metrics; the pages that know them come after the metrics they are shown by.
+#[derive(Default)]
+pub(super) struct FigureBoard(OnceLock<Arc<AgentPages>>);
+
+impl FigureBoard {
+    pub(super) fn show(&self, pages: Arc<AgentPages>) {
+        // Set once at the start; a second call would only repeat it.
+        let _ = self.0.set(pages);
+    }
+}
+
+fn gauge(name: &'static str, help: &'static str, value: usize) -> Figure {
+    Figure { name, help, counter: false, value: i64::try_from(value).unwrap_or(i64::MAX) }
+}
+
+fn counter(name: &'static str, help: &'static str, value: u64) -> Figure {
+    Figure { name, help, counter: true, value: i64::try_from(value).unwrap_or(i64::MAX) }
+}
+
+impl Figures for FigureBoard {
+    fn figures(&self) -> Vec<Figure> {
+        let Some(pages) = self.0.get() else { return Vec::new() };
+        let (shared, parts) = (&pages.shared, &pages.parts);
+        let snapshot = shared.snapshots.load();
+        let generation = usize::try_from(snapshot.generation.0).unwrap_or(usize::MAX);
+        let applied = usize::try_from(shared.rules.applied()).unwrap_or(usize::MAX);
+        let mut figures = vec![
+            gauge("services", "Known Services", snapshot.services.len()),
+            gauge("frontends", "Intercepted addresses and ports", snapshot.frontends.len()),
+            gauge("backends_here", "Ready endpoints on this node", snapshot.local_backends.len()),
+            gauge("findings", "Objects that cannot be acted on", snapshot.findings.len()),
+            gauge("metadata_stale", "1 while the journal's copy is served", usize::from(snapshot.stale)),
+            gauge("generation", "Newest snapshot", generation),
+            gauge("rules_generation", "Snapshot that the kernel's rules follow", applied),
+        ];
+        if let Some(age) = shared.metadata.age() {
+            let seconds = usize::try_from(age.as_secs()).unwrap_or(usize::MAX);
+            figures.push(gauge("metadata_age_seconds", "Since the source was last heard", seconds));
+        }
+        for (proxy, prefix) in [(&parts.proxy, true), (&parts.remote, false)] {
+            let Some(proxy) = proxy else { continue };
+            if prefix {
+                figures.extend([
+                    counter("accept_failures", "Accepts that failed", proxy.accept_failed()),
+                    counter("datagrams_dropped", "Datagrams dropped at a full queue", proxy.datagrams_dropped()),
+                    counter("datagrams_rejected", "Datagrams without a target", proxy.datagrams_rejected()),
+                    counter("sessions_evicted", "UDP sessions evicted for newer ones", proxy.sessions_evicted()),
+                ]);
+            } else {
+                let refused = proxy.inbound_refused();
+                figures.push(counter("inbound_refused", "Streams of peers that were refused", refused));
+            }
+        }
+        if let Some(tunnel) = &parts.tunnel {
+            let status = tunnel.status();
+            figures.push(gauge("peers", "Known peers", status.peers.len()));
+        }
+        if let Some(dns) = &parts.dns {
+            figures.extend(dns.all().into_iter().map(|(name, value)| counter(name, "DNS server", value)));
+        }
+        figures
+    }
+}

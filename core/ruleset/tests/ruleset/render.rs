@@ -1,0 +1,34 @@
+use edgemesh_ruleset::render;
+
+use crate::fixture::compile;
+
+/// The goldens are loaded into a kernel by the tests of `edgemesh-intercept`.
+#[track_caller]
+fn check(fixture: &str, golden: &str) {
+    let path = format!("{}/tests/ruleset/golden/{golden}", env!("CARGO_MANIFEST_DIR"));
+    let text = render::nft(&compile(fixture));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).expect("the golden can be written");
+    }
+    let expected = std::fs::read_to_string(&path).expect("the golden is there; UPDATE_GOLDEN=1 writes it");
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn an_empty_mesh() {
+    check("", "empty.nft");
+}
+
+#[test]
+fn both_families_and_protocols() {
+    check(
+        "svc web 10.96.0.1,fd00:96::1
+         port 80/tcp
+         ep 10.1.0.1:8080
+         port 53/udp
+         ep 10.1.0.1:5353
+         svc none 10.96.0.2
+         port 80/tcp",
+        "dual.nft",
+    );
+}

@@ -1,0 +1,92 @@
+//! Upstreams: the cache in front of them, their deaths, truncation, forgeries, loops.
+
+use std::time::Duration;
+
+use domain::base::iana::Rcode;
+use edgemesh_resolver::Origin;
+use tokio::time::timeout;
+
+use crate::fixture::{Manner, PATIENCE, Upstream, WEB, addresses, settings, start};
+
+const WWW: &str = "www.example.com";
+
+#[tokio::test]
+async fn an_upstream_is_asked_once() {
+    let upstream = Upstream::start(Manner::Answers).await;
+    let server = start(settings(&[upstream.addr]));
+    for _ in 0..3 {
+        assert_eq!(addresses(&server.udp(WWW).await), ["192.0.2.1"]);
+    }
+    assert_eq!(upstream.asked(), 1);
+    let counts = server.counters.read();
+    assert_eq!((counts.origin(Origin::Upstream), counts.origin(Origin::Cache), counts.asks), (1, 2, 1));
+}
+
+#[tokio::test]
+async fn truncated_replies_are_fetched_over_tcp() {
+    let upstream = Upstream::start(Manner::Truncates).await;
+    let server = start(settings(&[upstream.addr]));
+    assert_eq!(addresses(&server.udp(WWW).await), ["192.0.2.1"]);
+}
+
+#[tokio::test]
+async fn a_reply_with_another_id_is_passed_over() {
+    let upstream = Upstream::start(Manner::Forges).await;
+    let server = start(settings(&[upstream.addr]));
+    assert_eq!(addresses(&server.udp(WWW).await), ["192.0.2.1"]);
+    assert_eq!(upstream.asked(), 1);
+}
+
+#[tokio::test]
+async fn the_second_upstream_stands_in() {
+    let (first, second) = (Upstream::start(Manner::Answers).await, Upstream::start(Manner::Answers).await);
+    let server = start(settings(&[first.addr, second.addr]));
+    first.die().await;
+    assert_eq!(addresses(&server.udp(WWW).await), ["192.0.2.1"]);
+    assert_eq!(second.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_upstream_leaves_stale_answers() {
+    let upstream = Upstream::start(Manner::Answers).await;
+    let mut settings = settings(&[upstream.addr]);
+    // Every answer is past its time at once.
+    settings.resolver.max_ttl = Duration::ZERO;
+    let server = start(settings);
+    server.udp(WWW).await;
+    upstream.die().await;
+    assert_eq!(addresses(&server.udp(WWW).await), ["192.0.2.1"]);
+    assert_eq!(server.counters.read().origin(Origin::Stale), 1);
+    assert_eq!(server.udp("other.example.com").await.header().rcode(), Rcode::SERVFAIL);
+    assert_eq!(addresses(&server.udp(WEB).await), ["10.96.0.1"]);
+}
+
+#[tokio::test]
+async fn a_silent_upstream_leaves_stale_answers() {
+    let upstream = Upstream::start(Manner::Answers).await;
+    let mut settings = settings(&[upstream.addr]);
+    settings.resolver.max_ttl = Duration::ZERO;
+    let server = start(settings);
+    server.udp(WWW).await;
+    upstream.becomes(Manner::Silent);
+    assert_eq!(addresses(&server.udp(WWW).await), ["192.0.2.1"]);
+    assert_eq!(server.counters.read().origin(Origin::Stale), 1);
+}
+
+#[tokio::test]
+async fn our_own_question_coming_back_is_seen() {
+    let upstream = Upstream::start(Manner::Silent).await;
+    let server = start(settings(&[upstream.addr]));
+    upstream.becomes(Manner::Relays(server.addrs[0]));
+    assert_eq!(server.udp(WWW).await.header().rcode(), Rcode::SERVFAIL);
+    // The probe that proves the loop is still on its way.
+    let found = async {
+        while server.counters.read().loops == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, found).await.unwrap();
+    let asked = upstream.asked();
+    assert_eq!(server.udp("other.example.com").await.header().rcode(), Rcode::SERVFAIL);
+    assert_eq!(upstream.asked(), asked);
+}

@@ -1,0 +1,97 @@
+use std::net::IpAddr;
+
+use edgemesh_net::netlink::NetlinkError;
+use edgemesh_net::netlink::rt::{Handle, Link, LinkKind, Prefix};
+use edgemesh_ruleset::{DEVICE_MAC, Device};
+
+use crate::InterceptError;
+
+/// The device of a name, if it is ours; an error if it is somebody else's.
+pub(crate) fn find(rt: &mut Handle, name: &str) -> Result<Option<Link>, InterceptError> {
+    let Some(link) = rt.link(name)? else { return Ok(None) };
+    if link.mac == Some(DEVICE_MAC) {
+        return Ok(Some(link));
+    }
+    let reason =
+        format!("a {} without our hardware address", link.kind.as_deref().unwrap_or("hardware device"));
+    Err(InterceptError::DeviceTaken { name: name.to_owned(), reason })
+}
+
+/// Makes the device what it should be, whatever a predecessor left. Returns whether anything had to be done, and
+/// whether IPv6 is there.
+pub(crate) fn ensure(rt: &mut Handle, device: &Device) -> Result<Ensured, InterceptError> {
+    let mut changed = false;
+    let link = match find(rt, &device.name)? {
+        Some(link) => link,
+        None => {
+            create(rt, &device.name)?;
+            changed = true;
+            find(rt, &device.name)?.ok_or_else(|| {
+                InterceptError::NotAsWritten(format!("device {} is gone after it was made", device.name))
+            })?
+        }
+    };
+    if !link.is_up() {
+        rt.set_up(link.index, true)?;
+        changed = true;
+    }
+    let (addresses, ipv6) = ensure_addresses(rt, link.index, device)?;
+    Ok(Ensured { changed: changed || addresses, ipv6 })
+}
+
+/// What [`ensure`] found and did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ensured {
+    /// Something had to be done.
+    pub(crate) changed: bool,
+    /// The host has IPv6.
+    pub(crate) ipv6: bool,
+}
+
+/// A bridge without ports is the one device that every kernel with container networks has; some have no dummy.
+fn create(rt: &mut Handle, name: &str) -> Result<(), NetlinkError> {
+    match rt.add_link_with_mac(name, LinkKind::Bridge, DEVICE_MAC) {
+        Err(error) if error.is_unsupported() => rt.add_link_with_mac(name, LinkKind::Dummy, DEVICE_MAC),
+        result => result,
+    }
+}
+
+fn ensure_addresses(rt: &mut Handle, link: u32, device: &Device) -> Result<(bool, bool), NetlinkError> {
+    let present: Vec<Prefix> = rt
+        .addresses()?
+        .into_iter()
+        .filter(|address| address.link == link)
+        .map(|address| address.prefix)
+        .collect();
+    let wanted: Vec<Prefix> =
+        device.addresses.iter().map(|address| Prefix::new(address.addr, address.prefix_len)).collect();
+    let mut changed = false;
+    let mut ipv6 = true;
+    for prefix in wanted.iter().filter(|prefix| !present.contains(prefix)) {
+        // Duplicate detection would wait for answers on a device that has no peers.
+        match rt.add_address(link, *prefix, prefix.addr.is_ipv6()) {
+            Ok(()) => changed = true,
+            Err(error) if error.is_exists() => {}
+            Err(error) if prefix.addr.is_ipv6() && error.is_switched_off() => ipv6 = false,
+            Err(error) => return Err(error),
+        }
+    }
+    for prefix in present.iter().filter(|prefix| !wanted.contains(prefix)) {
+        match rt.delete_address(link, *prefix) {
+            Ok(()) => changed = true,
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((changed, ipv6))
+}
+
+/// Addresses that the host has on any other device.
+pub(crate) fn host_addresses(
+    rt: &mut Handle,
+    device: &Device,
+) -> Result<impl Iterator<Item = IpAddr> + use<>, NetlinkError> {
+    let own = rt.link(&device.name)?.map(|link| link.index);
+    let addresses = rt.addresses()?.into_iter().filter(move |address| Some(address.link) != own);
+    Ok(addresses.map(|address| address.prefix.addr))
+}

@@ -1,0 +1,150 @@
+//! Address translation and filtering of routers and nodes.
+
+use std::io;
+
+use edgemesh_net::netlink::nft::{
+    Base, Batch, Chain, ChainKind, Cmp, Expr, Family, Hook, KeyType, Meta, Nat, Nft, PayloadBase, Rule, Set,
+    Table, ct_state, nat_flags,
+};
+
+use crate::plan::{NodePlan, RouterPlan};
+use crate::site::{Filtering, Mapping, Unsolicited};
+
+const TABLE: Table<'static> = Table { family: Family::Inet, name: "lab" };
+
+/// netfilter's own places for translation (`NF_IP_PRI_NAT_SRC`, `NF_IP_PRI_NAT_DST`) and filtering (`NF_IP_PRI_FILTER`).
+const PRIORITY_SOURCE_NAT: i32 = 100;
+const PRIORITY_DEST_NAT: i32 = -100;
+const PRIORITY_FILTER: i32 = 0;
+
+const SOURCE_NAT: Chain<'static> = chain("source-nat", ChainKind::Nat, Hook::Postrouting, PRIORITY_SOURCE_NAT);
+
+const fn chain(name: &'static str, kind: ChainKind, hook: Hook, priority: i32) -> Chain<'static> {
+    Chain { name, base: Some(Base { kind, hook, priority, drop: false }) }
+}
+
+/// Installs a router's rules in the network namespace of the calling thread.
+pub(crate) fn install(router: &RouterPlan) -> io::Result<()> {
+    let mut batch = Batch::new();
+    batch.add_table(TABLE);
+    filter(&mut batch, router);
+    match router.nat.mapping {
+        Mapping::None => {}
+        Mapping::EndpointIndependent => endpoint_independent(&mut batch, router),
+        Mapping::AddressAndPortDependent => {
+            batch.add_chain(TABLE, SOURCE_NAT);
+            let rule = from_lan().masquerade(nat_flags::FULLY_RANDOM);
+            batch.add_rule(TABLE, SOURCE_NAT.name, &rule);
+        }
+    }
+    commit(&batch)
+}
+
+fn from_lan() -> Rule {
+    Rule::new().oifname("wan").nfproto(Family::Ip)
+}
+
+/// Gives every inner address and port one outer port. A plain masquerade does so only for the first host that uses a
+/// port: a second one with the same port keeps it towards some destinations and gets another one towards others.
+fn endpoint_independent(batch: &mut Batch, router: &RouterPlan) {
+    use KeyType::{InetProto, InetService, Ipv4Addr};
+    // Which outer port an inner address and port has, and the way back.
+    let out = Set { name: "out", key: &[InetProto, Ipv4Addr, InetService], data: &[InetService] };
+    let back = Set { name: "back", key: &[InetProto, InetService], data: &[Ipv4Addr, InetService] };
+    batch.add_learned_map(TABLE, out);
+    batch.add_learned_map(TABLE, back);
+    batch.add_chain(TABLE, SOURCE_NAT);
+    let outer = router.outer.v4.addr().octets().to_vec();
+    for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+        let flow = || from_lan().l4proto(Cmp::Eq, protocol as u8).expr(L4PROTO).expr(SOURCE).expr(SOURCE_PORT);
+        // A new inner port draws the next outer port; one that is known keeps what it has.
+        let draw = flow()
+            .expr(Expr::NumgenFrom { reg: 4, modulus: OUTER_PORTS, offset: FIRST_OUTER_PORT })
+            .expr(Expr::HtonU16 { reg: 4 })
+            .expr(Expr::Learn { set: out.name.into(), key: 1, value: 4 });
+        batch.add_rule(TABLE, SOURCE_NAT.name, &draw);
+        let learn_back = flow()
+            .expr(Expr::Lookup { set: out.name.into(), reg: 1, invert: false, value: Some(6) })
+            .expr(Expr::Meta { key: Meta::L4proto, reg: 5 })
+            .expr(Expr::Learn { set: back.name.into(), key: 5, value: 2 });
+        batch.add_rule(TABLE, SOURCE_NAT.name, &learn_back);
+        let translate = flow()
+            .expr(Expr::Lookup { set: out.name.into(), reg: 1, invert: false, value: Some(6) })
+            .expr(Expr::Immediate { reg: 5, data: outer.clone() })
+            .expr(Expr::Nat { kind: Nat::Snat, family: Family::Ip, addr: 5, port: Some(6), flags: 0 });
+        batch.add_rule(TABLE, SOURCE_NAT.name, &translate);
+    }
+    // ICMP echoes and whatever else has no ports.
+    batch.add_rule(TABLE, SOURCE_NAT.name, &from_lan().masquerade(0));
+    if router.nat.filtering == Filtering::EndpointIndependent {
+        batch.add_chain(TABLE, chain("destination-nat", ChainKind::Nat, Hook::Prerouting, PRIORITY_DEST_NAT));
+        for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+            let rule = Rule::new().iifname("wan").nfproto(Family::Ip).l4proto(Cmp::Eq, protocol as u8);
+            let rule = rule
+                .expr(L4PROTO)
+                .expr(DESTINATION_PORT)
+                .expr(Expr::Lookup { set: back.name.into(), reg: 1, invert: false, value: Some(4) })
+                .expr(Expr::Nat { kind: Nat::Dnat, family: Family::Ip, addr: 4, port: Some(5), flags: 0 });
+            batch.add_rule(TABLE, "destination-nat", &rule);
+        }
+    }
+}
+
+/// Outer ports that are drawn: above the registered ones (RFC 6335) and below the ephemeral ones, so that the router's
+/// own connections take none of them.
+const FIRST_OUTER_PORT: u32 = 10_000;
+const OUTER_PORTS: u32 = 20_000;
+
+const L4PROTO: Expr = Expr::Meta { key: Meta::L4proto, reg: 1 };
+/// The source address of an IPv4 header.
+const SOURCE: Expr = Expr::Payload { base: PayloadBase::Network, offset: 12, len: 4, reg: 2 };
+/// The ports of a TCP or UDP header.
+const SOURCE_PORT: Expr = Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 2, reg: 3 };
+const DESTINATION_PORT: Expr = Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, reg: 2 };
+
+/// Lets nothing in from outside that nobody inside asked for.
+fn filter(batch: &mut Batch, router: &RouterPlan) {
+    batch.add_chain(TABLE, chain("input", ChainKind::Filter, Hook::Input, PRIORITY_FILTER));
+    batch.add_chain(TABLE, chain("forward", ChainKind::Filter, Hook::Forward, PRIORITY_FILTER));
+    let unasked = ct_state::NEW | ct_state::INVALID;
+    // Without a rule the router's own stack answers: a reset or an ICMP error, for nobody listens there.
+    if router.nat.unsolicited == Unsolicited::Drop {
+        for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+            let rule = Rule::new().iifname("wan").ct_state(unasked).l4proto(Cmp::Eq, protocol as u8);
+            batch.add_rule(TABLE, "input", &rule.drop());
+        }
+    }
+    // With endpoint-independent filtering, what comes in new was sent to a mapped port: nothing else is forwarded.
+    if router.nat.mapping != Mapping::None && router.nat.filtering == Filtering::AddressAndPortDependent {
+        let rule = Rule::new().iifname("wan").nfproto(Family::Ip).ct_state(unasked);
+        batch.add_rule(TABLE, "forward", &rule.drop());
+    }
+    let rule = Rule::new().iifname("wan").nfproto(Family::Ip6).ct_state(unasked);
+    batch.add_rule(TABLE, "forward", &rule.drop());
+}
+
+/// Gives what pods send beyond their node the node's address, as container runtimes do.
+pub(crate) fn masquerade_pods(node: &NodePlan) -> io::Result<()> {
+    let mut batch = Batch::new();
+    batch.add_table(TABLE);
+    batch.add_chain(TABLE, SOURCE_NAT);
+    // The source address lies 12 bytes into an IPv4 header and 8 into an IPv6 header; pod ranges end at a byte.
+    let (v4, v6) = (node.spec.pods4, node.spec.pods6);
+    let network4 = v4.network().octets();
+    let network6 = v6.network().octets();
+    let parts: [(Family, u32, &[u8]); 2] = [
+        (Family::Ip, 12, &network4[..usize::from(v4.prefix_len() / 8)]),
+        (Family::Ip6, 8, &network6[..usize::from(v6.prefix_len() / 8)]),
+    ];
+    for (family, offset, network) in parts {
+        let rule = Rule::new().oifname("eth0").nfproto(family);
+        let rule = rule.payload(PayloadBase::Network, offset, Cmp::Eq, network).masquerade(0);
+        batch.add_rule(TABLE, SOURCE_NAT.name, &rule);
+    }
+    commit(&batch)
+}
+
+fn commit(batch: &Batch) -> io::Result<()> {
+    let mut nft = Nft::open().map_err(io::Error::other)?;
+    nft.commit(batch).map(drop).map_err(io::Error::other)
+}

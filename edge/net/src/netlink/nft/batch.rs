@@ -1,0 +1,334 @@
+use super::{
+    Base, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, Chain, DATA_VALUE, ELEM_DATA,
+    ELEM_KEY, ELEM_LIST_ELEMENTS, ELEM_LIST_SET, ELEM_LIST_TABLE, EXPR_NAME, Element, HOOK_NUM,
+    HOOK_PRIORITY, LIST_ELEM, MSG_DELCHAIN, MSG_DELRULE, MSG_DELSET, MSG_DELSETELEM, MSG_DELTABLE,
+    MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWSET, MSG_NEWSETELEM, MSG_NEWTABLE, Nft, RULE_CHAIN, RULE_HANDLE,
+    RULE_TABLE, Rule, SET_DATA_LEN, SET_DATA_TYPE, SET_FLAGS, SET_ID, SET_KEY_LEN, SET_KEY_TYPE, SET_NAME,
+    SET_TABLE, SUBSYSTEM, Set, TABLE_NAME, Table, message_type, nfgen, packed_len, packed_type,
+};
+use crate::netlink::message::{Attrs, HEADER_LEN};
+use crate::netlink::socket::Answer;
+use crate::netlink::{MessageBuf, NetlinkError};
+
+const NFNL_MSG_BATCH_BEGIN: u16 = 16;
+const NFNL_MSG_BATCH_END: u16 = 17;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_APPEND: u16 = 0x800;
+const SET_FLAG_MAP: u32 = 8;
+const SET_FLAG_EVAL: u32 = 0x20;
+/// The length of an attribute has 16 bits, and the list of elements is one attribute; an element takes at most
+/// some hundred bytes.
+const ELEMENTS_PER_MESSAGE: usize = 512;
+/// Header and `nfgenmsg` of the messages that begin and end a batch.
+const FRAME_LEN: usize = 2 * (HEADER_LEN + 4);
+
+/// Changes that the kernel makes all at once, or none of.
+#[derive(Debug, Default)]
+pub struct Batch {
+    steps: Vec<Step>,
+    sets: u32,
+}
+
+#[derive(Debug)]
+struct Step {
+    kind: u16,
+    flags: u16,
+    family: u8,
+    body: MessageBuf,
+    what: String,
+    /// Adds or deletes elements: may follow in a transaction of its own where one is not enough.
+    elements: bool,
+}
+
+impl Step {
+    fn len(&self) -> usize {
+        HEADER_LEN + 4 + self.body.len()
+    }
+}
+
+/// How a batch was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// 1, unless the host's limit on send buffers forced elements into transactions of their own.
+    pub transactions: usize,
+    /// Bytes sent.
+    pub bytes: usize,
+}
+
+impl Batch {
+    /// No changes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Adds a table, if it is not there.
+    pub fn add_table(&mut self, table: Table<'_>) {
+        self.step(MSG_NEWTABLE, NLM_F_CREATE, table, format!("add table {}", table.name), |message| {
+            message.attr_str(TABLE_NAME, table.name);
+        });
+    }
+
+    /// Deletes a table with all that is in it; it must be there.
+    pub fn delete_table(&mut self, table: Table<'_>) {
+        self.step(MSG_DELTABLE, 0, table, format!("delete table {}", table.name), |message| {
+            message.attr_str(TABLE_NAME, table.name);
+        });
+    }
+
+    /// Leaves an empty table, whatever there was before. It is added first because deleting what is not there is an
+    /// error, and kernels before 6.3 know no other way.
+    pub fn replace_table(&mut self, table: Table<'_>) {
+        self.add_table(table);
+        self.delete_table(table);
+        self.add_table(table);
+    }
+
+    /// Adds a chain.
+    pub fn add_chain(&mut self, table: Table<'_>, chain: Chain<'_>) {
+        self.step(MSG_NEWCHAIN, NLM_F_CREATE, table, format!("add chain {}", chain.name), |message| {
+            message.attr_str(CHAIN_TABLE, table.name);
+            message.attr_str(CHAIN_NAME, chain.name);
+            if let Some(Base { kind, hook, priority, drop }) = chain.base {
+                message.nest(CHAIN_HOOK, |message| {
+                    message.attr_be32(HOOK_NUM, hook.code());
+                    message.attr_be32(HOOK_PRIORITY, priority.cast_unsigned());
+                });
+                message.attr_be32(CHAIN_POLICY, u32::from(!drop));
+                message.attr_str(CHAIN_TYPE, kind.as_str());
+            }
+        });
+    }
+
+    /// Deletes an empty chain.
+    pub fn delete_chain(&mut self, table: Table<'_>, chain: &str) {
+        self.step(MSG_DELCHAIN, 0, table, format!("delete chain {chain}"), |message| {
+            message.attr_str(CHAIN_TABLE, table.name);
+            message.attr_str(CHAIN_NAME, chain);
+        });
+    }
+
+    /// Deletes every rule of a chain.
+    pub fn flush_chain(&mut self, table: Table<'_>, chain: &str) {
+        self.step(MSG_DELRULE, 0, table, format!("flush chain {chain}"), |message| {
+            message.attr_str(RULE_TABLE, table.name);
+            message.attr_str(RULE_CHAIN, chain);
+        });
+    }
+
+    /// Appends a rule to a chain.
+    pub fn add_rule(&mut self, table: Table<'_>, chain: &str, rule: &Rule) {
+        let what = match &rule.comment {
+            Some(comment) => format!("add rule to {chain} ({comment})"),
+            None => format!("add rule to {chain}"),
+        };
+        self.step(MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, table, what, |message| {
+            message.attr_str(RULE_TABLE, table.name);
+            message.attr_str(RULE_CHAIN, chain);
+            rule.write(message);
+        });
+    }
+
+    /// Deletes a rule by its handle.
+    pub fn delete_rule(&mut self, table: Table<'_>, chain: &str, handle: u64) {
+        self.step(MSG_DELRULE, 0, table, format!("delete rule {handle} of {chain}"), |message| {
+            message.attr_str(RULE_TABLE, table.name);
+            message.attr_str(RULE_CHAIN, chain);
+            message.attr(RULE_HANDLE, &handle.to_be_bytes());
+        });
+    }
+
+    /// Adds a set or map.
+    pub fn add_set(&mut self, table: Table<'_>, set: Set<'_>) {
+        self.set(table, set, if set.data.is_empty() { 0 } else { SET_FLAG_MAP });
+    }
+
+    /// Adds a map that rules fill while packets pass ([`super::Expr::Learn`]); the kernel bounds it at 65535 elements.
+    pub fn add_learned_map(&mut self, table: Table<'_>, set: Set<'_>) {
+        self.set(table, set, SET_FLAG_MAP | SET_FLAG_EVAL);
+    }
+
+    fn set(&mut self, table: Table<'_>, set: Set<'_>, flags: u32) {
+        self.sets += 1;
+        let id = self.sets;
+        self.step(MSG_NEWSET, NLM_F_CREATE, table, format!("add set {}", set.name), |message| {
+            message.attr_str(SET_TABLE, table.name);
+            message.attr_str(SET_NAME, set.name);
+            message.attr_be32(SET_ID, id);
+            message.attr_be32(SET_FLAGS, flags);
+            message.attr_be32(SET_KEY_TYPE, packed_type(set.key));
+            message.attr_be32(SET_KEY_LEN, packed_len(set.key));
+            if !set.data.is_empty() {
+                message.attr_be32(SET_DATA_TYPE, packed_type(set.data));
+                message.attr_be32(SET_DATA_LEN, packed_len(set.data));
+            }
+        });
+    }
+
+    /// Deletes a set that no rule uses.
+    pub fn delete_set(&mut self, table: Table<'_>, set: &str) {
+        self.step(MSG_DELSET, 0, table, format!("delete set {set}"), |message| {
+            message.attr_str(SET_TABLE, table.name);
+            message.attr_str(SET_NAME, set);
+        });
+    }
+
+    /// Adds elements to a set. In a batch that exceeds the host's send buffer, elements that come last may be
+    /// committed after the rest.
+    pub fn add_elements(&mut self, table: Table<'_>, set: &str, elements: impl IntoIterator<Item = Element>) {
+        self.elements(MSG_NEWSETELEM, NLM_F_CREATE, table, set, elements, "add elements to");
+    }
+
+    /// Deletes elements of a set; each must be there.
+    pub fn delete_elements(
+        &mut self,
+        table: Table<'_>,
+        set: &str,
+        elements: impl IntoIterator<Item = Element>,
+    ) {
+        self.elements(MSG_DELSETELEM, 0, table, set, elements, "delete elements of");
+    }
+
+    fn elements(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        table: Table<'_>,
+        set: &str,
+        elements: impl IntoIterator<Item = Element>,
+        verb: &str,
+    ) {
+        let mut elements = elements.into_iter().peekable();
+        while elements.peek().is_some() {
+            self.step(kind, flags, table, format!("{verb} {set}"), |message| {
+                message.attr_str(ELEM_LIST_TABLE, table.name);
+                message.attr_str(ELEM_LIST_SET, set);
+                message.nest(ELEM_LIST_ELEMENTS, |message| {
+                    for element in elements.by_ref().take(ELEMENTS_PER_MESSAGE) {
+                        write_element(message, &element);
+                    }
+                });
+            });
+            if let Some(step) = self.steps.last_mut() {
+                step.elements = true;
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        table: Table<'_>,
+        what: String,
+        body: impl FnOnce(&mut MessageBuf),
+    ) {
+        let mut buf = MessageBuf::default();
+        body(&mut buf);
+        self.steps.push(Step { kind, flags, family: table.family.code(), body: buf, what, elements: false });
+    }
+
+    /// Steps up to the last one that is not about elements belong together.
+    fn indivisible(&self) -> usize {
+        self.steps.iter().rposition(|step| !step.elements).map_or(0, |last| last + 1)
+    }
+}
+
+fn write_element(message: &mut MessageBuf, element: &Element) {
+    message.nest(LIST_ELEM, |message| {
+        message.nest(ELEM_KEY, |message| message.attr(DATA_VALUE, &element.key));
+        if let Some(data) = &element.data {
+            message.nest(ELEM_DATA, |message| message.attr(DATA_VALUE, data));
+        }
+    });
+}
+
+impl Nft {
+    /// Makes the changes of a batch: in one transaction, unless the host's limit on send buffers
+    /// (`net.core.wmem_max`, which only root of the initial namespace may exceed) is too small. Then the elements at
+    /// the end of the batch follow in further transactions.
+    pub fn commit(&mut self, batch: &Batch) -> Result<Committed, NetlinkError> {
+        let mut committed = Committed { transactions: 0, bytes: 0 };
+        let mut rest = &batch.steps[..];
+        let mut indivisible = batch.indivisible();
+        while !rest.is_empty() {
+            let count = self.fitting(rest, indivisible)?;
+            let (now, later) = rest.split_at(count);
+            committed.bytes += self.transaction(now)?;
+            committed.transactions += 1;
+            indivisible = indivisible.saturating_sub(count);
+            rest = later;
+        }
+        Ok(committed)
+    }
+
+    /// How many steps one transaction can take.
+    fn fitting(&self, steps: &[Step], indivisible: usize) -> Result<usize, NetlinkError> {
+        let all = FRAME_LEN + steps.iter().map(Step::len).sum::<usize>();
+        if self.socket.reserve_send(all) {
+            return Ok(steps.len());
+        }
+        let least = indivisible.max(1);
+        let mut bytes = FRAME_LEN + steps[..least].iter().map(Step::len).sum::<usize>();
+        if !self.socket.reserve_send(bytes) {
+            return Err(NetlinkError::TooLarge { bytes });
+        }
+        let mut count = least;
+        while let Some(step) = steps.get(count) {
+            bytes += step.len();
+            if !self.socket.reserve_send(bytes) {
+                break;
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn transaction(&mut self, steps: &[Step]) -> Result<usize, NetlinkError> {
+        let mut message = MessageBuf::default();
+        let first = self.socket.next_seq();
+        message.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first, &nfgen(0, SUBSYSTEM), |_| {});
+        let mut last = first;
+        for (index, step) in steps.iter().enumerate() {
+            last = self.socket.next_seq();
+            // One acknowledgement tells of all: the kernel commits the whole or nothing, and answers to thousands
+            // of messages would overrun the receive buffer.
+            let ack = if index + 1 == steps.len() { NLM_F_ACK } else { 0 };
+            let flags = NLM_F_REQUEST | step.flags | ack;
+            message.message(message_type(step.kind), flags, last, &nfgen(step.family, 0), |message| {
+                message.append(step.body.as_slice());
+            });
+        }
+        let end = self.socket.next_seq();
+        message.message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, end, &nfgen(0, SUBSYSTEM), |_| {});
+        let what = || "nftables transaction".to_owned();
+        match self.socket.transact(&what, message.as_slice(), first, last)? {
+            None => Ok(message.len()),
+            Some(answer) => {
+                let index = answer.seq.wrapping_sub(first).wrapping_sub(1) as usize;
+                Err(refusal(steps.get(index), answer))
+            }
+        }
+    }
+}
+
+fn refusal(step: Option<&Step>, answer: Answer) -> NetlinkError {
+    let expression = step.and_then(|step| {
+        let offset = answer.offset?.checked_sub(HEADER_LEN + 4)?;
+        let (_, element) = Attrs(step.body.as_slice().get(offset..)?).next()?;
+        (step.kind == MSG_NEWRULE).then(|| Attrs(element).str(EXPR_NAME)).flatten()
+    });
+    NetlinkError::Refused {
+        what: step
+            .map_or_else(|| "nftables transaction".to_owned(), |step| format!("nftables: {}", step.what)),
+        errno: answer.errno,
+        detail: answer.detail,
+        expression,
+    }
+}

@@ -1,0 +1,153 @@
+//! Connecting through the tunnel.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use edgemesh_api::Name;
+use edgemesh_mesh::{Path, PathSnapshot};
+use edgemesh_net::meet::{Connect, Connected};
+use edgemesh_route::{DialError, Hop, Target};
+use edgemesh_tunnel_proto::Answer;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::inbound::{Gate, header};
+use crate::status::{Published, TunnelStatus};
+use crate::stream::TunnelStream;
+use crate::streams::{OPEN_TIMEOUT, OpenError, OpenRequest};
+
+/// The remote side dials the backend before it answers; with the proxy's connect timeout there this leaves a
+/// round trip over a bad link.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection to the peer is waited for.
+pub(crate) const ROUTE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Demands on their way to the driver; it takes them within one turn of its loop.
+pub(crate) const DEMAND_QUEUE: usize = 1024;
+
+/// Where new streams to a node go now.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) open: mpsc::Sender<OpenRequest>,
+    pub(crate) path: Path,
+}
+
+/// Asks the driver for a route there is none for.
+pub(crate) struct Demand {
+    pub(crate) node: Name,
+    pub(crate) reply: oneshot::Sender<Result<Route, DialError>>,
+}
+
+/// What the driver publishes for every holder of a handle.
+pub(crate) struct Shared {
+    pub(crate) peer_id: String,
+    pub(crate) routes: ArcSwap<BTreeMap<Name, Route>>,
+    pub(crate) paths: Arc<ArcSwap<PathSnapshot>>,
+    pub(crate) status: ArcSwap<Published>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) changes: watch::Sender<u64>,
+}
+
+/// Connects to backends on other nodes, and tells how the tunnel is.
+#[derive(Clone)]
+pub struct TunnelHandle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) demands: mpsc::Sender<Demand>,
+}
+
+impl TunnelHandle {
+    /// The best path to every known node.
+    pub fn paths(&self) -> Arc<ArcSwap<PathSnapshot>> {
+        self.shared.paths.clone()
+    }
+
+    /// The tunnel as an operator sees it.
+    pub fn status(&self) -> TunnelStatus {
+        self.shared.status.load().status(self.shared.peer_id.clone(), &self.shared.gate)
+    }
+
+    /// Ticks whenever the status changed, but for its counters.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    async fn stream(&self, node: &Name) -> Result<TunnelStream, DialError> {
+        let known = self.shared.routes.load().get(node).cloned();
+        let mut failure = DialError::Broken;
+        if let Some(route) = known {
+            match open(&route).await {
+                Ok(stream) => return Ok(stream),
+                Err(OpenError::Timeout) => return Err(DialError::Timeout),
+                // The connection ended a moment ago: the driver knows the next one.
+                Err(OpenError::Broken) => {}
+            }
+        }
+        for _ in 0..2 {
+            match open(&self.route(node).await?).await {
+                Ok(stream) => return Ok(stream),
+                Err(OpenError::Timeout) => failure = DialError::Timeout,
+                Err(OpenError::Broken) => failure = DialError::Broken,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn route(&self, node: &Name) -> Result<Route, DialError> {
+        let (reply, answer) = oneshot::channel();
+        let demand = Demand { node: node.clone(), reply };
+        self.demands.try_send(demand).map_err(|_| DialError::Overloaded)?;
+        match tokio::time::timeout(ROUTE_TIMEOUT, answer).await {
+            Ok(Ok(route)) => route,
+            Ok(Err(_)) => Err(DialError::NoPath),
+            Err(_) => Err(DialError::Timeout),
+        }
+    }
+
+    async fn dial(self, target: Target, first: Bytes) -> Result<Connected, DialError> {
+        let Hop::Node(node) = &target.hop else { return Err(DialError::Unreachable) };
+        let header =
+            header(target.protocol, target.backend, &target.service).ok_or(DialError::Unreachable)?;
+        let mut stream = self.stream(node).await?;
+        let path = stream.path();
+        let exchange = async {
+            // One write: header and first payload bytes leave in one frame, with the protocol negotiation before it.
+            let mut flight = header;
+            flight.extend_from_slice(&first);
+            stream.write_all(&flight).await?;
+            stream.flush().await?;
+            stream.read_u8().await
+        };
+        let answer = match tokio::time::timeout(ANSWER_TIMEOUT, exchange).await {
+            Ok(Ok(byte)) => Answer::decode(byte),
+            Ok(Err(_)) => return Err(DialError::Broken),
+            Err(_) => return Err(DialError::Timeout),
+        };
+        tracing::debug!(%node, backend = %target.backend, %path, ?answer, "stream to a peer");
+        answer.into_result()?;
+        Ok(Connected { stream: Box::new(stream), path })
+    }
+}
+
+async fn open(route: &Route) -> Result<TunnelStream, OpenError> {
+    let (reply, answer) = oneshot::channel();
+    let opened = async {
+        route.open.send(OpenRequest { reply }).await.map_err(|_| OpenError::Broken)?;
+        answer.await.map_err(|_| OpenError::Broken)?
+    };
+    match tokio::time::timeout(OPEN_TIMEOUT, opened).await {
+        Ok(opened) => opened,
+        Err(_) => Err(OpenError::Timeout),
+    }
+}
+
+impl Connect for TunnelHandle {
+    fn connect(&self, target: Target, first: Bytes) -> BoxFuture<'static, Result<Connected, DialError>> {
+        self.clone().dial(target, first).boxed()
+    }
+}

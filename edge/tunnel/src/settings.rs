@@ -1,0 +1,198 @@
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use edgemesh_api::Name;
+use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
+use thiserror::Error;
+
+use crate::key::KeyError;
+
+/// The port of the tunnel, as Go EdgeMesh uses it.
+pub(crate) const DEFAULT_PORT: u16 = 20006;
+
+/// What the tunnel needs to start.
+#[derive(Clone, Debug)]
+pub struct TunnelSettings {
+    /// The own node's name; a relay or gateway may have none.
+    pub node: Option<Name>,
+    /// The zone of the own node.
+    pub zone: Option<Name>,
+    /// The node's Ed25519 key; made at the first start.
+    pub key_file: PathBuf,
+    /// The private network's key, 32 bytes as hex, base64 or in the `swarm.key` format.
+    pub psk_file: PathBuf,
+    /// Where to listen; `[::]:P` listens on both families.
+    pub listen: Vec<SocketAddr>,
+    /// The relays to use.
+    pub relays: Vec<RelayAddress>,
+    /// Serve as a relay.
+    pub relay: bool,
+    /// Addresses at which others reach this node, besides those it listens on.
+    pub advertise: Vec<SocketAddr>,
+    /// Find peers in the LAN.
+    pub mdns: bool,
+    /// Further interfaces, by the beginning of their names, that are no LAN.
+    pub skip_interfaces: Vec<String>,
+    /// Bounds.
+    pub limits: TunnelLimits,
+}
+
+impl TunnelSettings {
+    /// Settings with every default but the two files.
+    pub fn new(node: Option<Name>, key_file: impl Into<PathBuf>, psk_file: impl Into<PathBuf>) -> Self {
+        Self {
+            node,
+            zone: None,
+            key_file: key_file.into(),
+            psk_file: psk_file.into(),
+            listen: vec![SocketAddr::new(IpAddr::from([0u16; 8]), DEFAULT_PORT)],
+            relays: Vec::new(),
+            relay: false,
+            advertise: Vec::new(),
+            mdns: true,
+            skip_interfaces: Vec::new(),
+            limits: TunnelLimits::default(),
+        }
+    }
+}
+
+/// Bounds of the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelLimits {
+    /// Streams that peers may have open to this node. At the default of 4096 and 64 KiB of copy buffers each they
+    /// may hold 256 MiB if all are full at once; the proxy's own bound is lower on small nodes.
+    pub inbound_streams: u32,
+    /// Streams that one peer may have open to this node.
+    pub inbound_streams_per_peer: u32,
+    /// Connections in all. A relay keeps one for every node of the cluster.
+    pub connections: u32,
+    /// Reservations and circuits a relay grants; one reservation for every node of the largest cluster.
+    pub relay_circuits: usize,
+    /// Circuits a relay grants one peer.
+    pub relay_circuits_per_peer: usize,
+}
+
+impl Default for TunnelLimits {
+    fn default() -> Self {
+        Self {
+            inbound_streams: 4096,
+            inbound_streams_per_peer: 1024,
+            connections: 8192,
+            relay_circuits: 4096,
+            relay_circuits_per_peer: 256,
+        }
+    }
+}
+
+/// A relay of the configuration: a multiaddr, or `host:port`, either with an optional `/p2p/<identity>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayAddress {
+    /// The host, an address or a name.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The identity, when it is known beforehand.
+    pub peer: Option<PeerId>,
+}
+
+/// Why text is no relay address.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RelayAddressError {
+    /// Neither a multiaddr nor `host:port`.
+    #[error("relay address {0:?} is neither a multiaddr nor host:port, such as relay.example.org:20006")]
+    Malformed(String),
+    /// A multiaddr of something else than TCP.
+    #[error("relay address {0:?} is not TCP, such as /ip4/192.0.2.1/tcp/20006")]
+    NotTcp(String),
+    /// The identity after `/p2p/` is none.
+    #[error("relay address {0:?} has a malformed identity after /p2p/")]
+    Identity(String),
+}
+
+impl RelayAddress {
+    /// The address as a multiaddr without identity, when no name must be looked up.
+    pub(crate) fn multiaddr(&self) -> Option<Multiaddr> {
+        let ip: IpAddr = self.host.parse().ok()?;
+        Some(crate::text::tcp_multiaddr(SocketAddr::new(ip, self.port)))
+    }
+
+    /// What the state calls it: the multiaddr, or `host:port`.
+    pub(crate) fn name(&self) -> String {
+        self.multiaddr().map_or_else(|| format!("{}:{}", self.host, self.port), |address| address.to_string())
+    }
+}
+
+impl FromStr for RelayAddress {
+    type Err = RelayAddressError;
+
+    fn from_str(text: &str) -> Result<Self, RelayAddressError> {
+        let text = text.trim();
+        if text.starts_with('/') {
+            return from_multiaddr(text);
+        }
+        let (address, peer) = match text.split_once("/p2p/") {
+            Some((address, id)) => {
+                let id = id.parse().map_err(|_| RelayAddressError::Identity(text.to_owned()))?;
+                (address, Some(id))
+            }
+            None => (text, None),
+        };
+        if let Ok(address) = address.parse::<SocketAddr>() {
+            return Ok(Self { host: address.ip().to_string(), port: address.port(), peer });
+        }
+        if let Ok(ip) = address.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return Ok(Self { host: ip.to_string(), port: DEFAULT_PORT, peer });
+        }
+        let (host, port) = match address.split_once(':') {
+            Some((host, port)) => {
+                (host, port.parse().map_err(|_| RelayAddressError::Malformed(text.to_owned()))?)
+            }
+            None => (address, DEFAULT_PORT),
+        };
+        let name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+        if host.is_empty() || host.len() > 253 || !host.bytes().all(name) {
+            return Err(RelayAddressError::Malformed(text.to_owned()));
+        }
+        Ok(Self { host: host.to_owned(), port, peer })
+    }
+}
+
+fn from_multiaddr(text: &str) -> Result<RelayAddress, RelayAddressError> {
+    let address: Multiaddr = text.parse().map_err(|_| RelayAddressError::Malformed(text.to_owned()))?;
+    let mut parts = address.iter();
+    let host = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.to_string(),
+        Some(Protocol::Ip6(ip)) => ip.to_string(),
+        Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => name.into_owned(),
+        _ => return Err(RelayAddressError::NotTcp(text.to_owned())),
+    };
+    let Some(Protocol::Tcp(port)) = parts.next() else {
+        return Err(RelayAddressError::NotTcp(text.to_owned()));
+    };
+    match (parts.next(), parts.next()) {
+        (None, _) => Ok(RelayAddress { host, port, peer: None }),
+        (Some(Protocol::P2p(peer)), None) => Ok(RelayAddress { host, port, peer: Some(peer) }),
+        _ => Err(RelayAddressError::NotTcp(text.to_owned())),
+    }
+}
+
+/// Why the tunnel did not start.
+#[derive(Debug, Error)]
+pub enum TunnelError {
+    /// The node's key or the private network's key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A listen address cannot be bound.
+    #[error("the tunnel cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The handshake could not be set up from the key.
+    #[error("the tunnel's transport cannot be built: {0}")]
+    Transport(String),
+}

@@ -1,0 +1,117 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use edgemesh_tunnel_proto::{Conflict, RelayView};
+use serde::Serialize;
+
+use crate::inbound::Gate;
+use crate::stream::PeerCounts;
+
+/// The tunnel as an operator sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct TunnelStatus {
+    /// The own identity.
+    pub peer_id: String,
+    /// Where the tunnel listens.
+    pub listen: Vec<String>,
+    /// The relays of the configuration.
+    pub relays: Vec<RelayView>,
+    /// Every connected peer.
+    pub peers: Vec<PeerStatus>,
+    /// Nodes that two peers speak for.
+    pub conflicts: Vec<Conflict>,
+    /// What was refused since the start.
+    pub refused: RefusedCounts,
+}
+
+/// A connected peer.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerStatus {
+    /// The node it speaks for; `None` for relays without one, and for peers whose claim is refused.
+    pub node: Option<String>,
+    /// Its identity.
+    pub peer: String,
+    /// The zone of its node.
+    pub zone: Option<String>,
+    /// Version of its software.
+    pub version: Option<String>,
+    /// The path new streams take.
+    pub path: &'static str,
+    /// The remote address of that path.
+    pub address: String,
+    /// Smoothed round-trip time of that path.
+    pub rtt_ms: Option<f64>,
+    /// Connections to it, of any path.
+    pub connections: usize,
+    /// Bytes of streams received from it.
+    pub bytes_in: u64,
+    /// Bytes of streams sent to it.
+    pub bytes_out: u64,
+    /// Streams it has open to this node.
+    pub streams_in: u32,
+    /// Streams this node has open to it.
+    pub streams_out: u32,
+    /// For how many seconds the path stands.
+    pub since_s: u64,
+}
+
+/// What was refused; each field is a metric label.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RefusedCounts {
+    /// Handshakes that failed as they do with another pre-shared key.
+    pub psk_mismatch: u64,
+    /// Streams with a malformed header.
+    pub malformed_header: u64,
+    /// Streams beyond the bounds.
+    pub overloaded: u64,
+    /// Peer records that do not verify.
+    pub bad_record: u64,
+}
+
+/// The parts of the status that change by events; counters are read when it is asked for.
+#[derive(Default)]
+pub(crate) struct Published {
+    pub(crate) listen: Vec<String>,
+    pub(crate) relays: Vec<RelayView>,
+    pub(crate) peers: Vec<PublishedPeer>,
+    pub(crate) conflicts: Vec<Conflict>,
+}
+
+pub(crate) struct PublishedPeer {
+    pub(crate) status: PeerStatus,
+    pub(crate) since: Instant,
+    pub(crate) counts: Arc<PeerCounts>,
+}
+
+impl Published {
+    pub(crate) fn status(&self, peer_id: String, gate: &Gate) -> TunnelStatus {
+        let refused = &gate.refused;
+        TunnelStatus {
+            peer_id,
+            listen: self.listen.clone(),
+            relays: self.relays.clone(),
+            peers: self.peers.iter().map(PublishedPeer::now).collect(),
+            conflicts: self.conflicts.clone(),
+            refused: RefusedCounts {
+                psk_mismatch: refused.psk_mismatch.load(Ordering::Relaxed),
+                malformed_header: refused.malformed_header.load(Ordering::Relaxed),
+                overloaded: refused.overloaded.load(Ordering::Relaxed),
+                bad_record: refused.bad_record.load(Ordering::Relaxed),
+            },
+        }
+    }
+}
+
+impl PublishedPeer {
+    fn now(&self) -> PeerStatus {
+        PeerStatus {
+            bytes_in: self.counts.received.load(Ordering::Relaxed),
+            bytes_out: self.counts.sent.load(Ordering::Relaxed),
+            streams_in: self.counts.streams_in.load(Ordering::Relaxed),
+            streams_out: self.counts.streams_out.load(Ordering::Relaxed),
+            since_s: self.since.elapsed().as_secs(),
+            ..self.status.clone()
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The behaviour that opens substreams on the connection the state chose, and takes those of peers.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use edgemesh_mesh::Path;
+use edgemesh_tunnel_proto::{CONTROL_PROTOCOL, STREAM_PROTOCOL};
+use libp2p::core::transport::PortUse;
+use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
+use libp2p::core::Endpoint;
+use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour, Stream,
+    StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::control::{Outbox, Received, carry};
+use crate::inbound::Gate;
+use crate::stream::{LinkCounts, Open, PeerCounts, Side, TunnelStream};
+use crate::text::is_relayed;
+
+/// yamux opens a stream without a round trip; what takes longer waits for 256 unacknowledged streams before it.
+pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens waiting for one connection's handler to be polled.
+const OPEN_QUEUE: usize = 256;
+
+/// Asks a connection for a stream.
+pub(crate) struct OpenRequest {
+    pub(crate) reply: oneshot::Sender<Result<TunnelStream, OpenError>>,
+}
+
+/// Why a stream was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenError {
+    Timeout,
+    Broken,
+}
+
+/// Which of the two protocols a substream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Control,
+    Stream,
+}
+
+/// Negotiates the protocols a substream may speak.
+#[derive(Clone, Debug)]
+pub(crate) struct Speak(&'static [&'static str]);
+
+impl UpgradeInfo for Speak {
+    type Info = &'static str;
+    type InfoIter = std::iter::Copied<std::slice::Iter<'static, &'static str>>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.iter().copied()
+    }
+}
+
+impl InboundUpgrade<Stream> for Speak {
+    type Output = (Kind, Stream);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, protocol: &'static str) -> Self::Future {
+        let kind = if protocol == CONTROL_PROTOCOL { Kind::Control } else { Kind::Stream };
+        ready(Ok((kind, stream)))
+    }
+}
+
+impl OutboundUpgrade<Stream> for Speak {
+    type Output = Stream;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_outbound(self, stream: Stream, _: &'static str) -> Self::Future {
+        ready(Ok(stream))
+    }
+}
+
+/// One connection as the driver holds it.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) open: mpsc::Sender<OpenRequest>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) counts: Arc<LinkCounts>,
+}
+
+/// What the behaviour tells the driver.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The first stream was opened on an idle connection.
+    Woken(ConnectionId),
+    /// The control stream could not be opened.
+    Mute(ConnectionId),
+}
+
+/// See the module.
+pub(crate) struct Behaviour {
+    gate: Arc<Gate>,
+    frames: mpsc::Sender<Received>,
+    links: HashMap<ConnectionId, Link>,
+    peers: Mutex<HashMap<PeerId, Weak<PeerCounts>>>,
+    events: VecDeque<Event>,
+}
+
+impl Behaviour {
+    pub(crate) fn new(gate: Arc<Gate>, frames: mpsc::Sender<Received>) -> Self {
+        Self {
+            gate,
+            frames,
+            links: HashMap::new(),
+            peers: Mutex::new(HashMap::new()),
+            events: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn link(&self, connection: ConnectionId) -> Option<&Link> {
+        self.links.get(&connection)
+    }
+
+    /// The counts of a peer; they live as long as somebody holds them.
+    pub(crate) fn counts(&self, peer: PeerId) -> Arc<PeerCounts> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counts) = peers.get(&peer).and_then(Weak::upgrade) {
+            return counts;
+        }
+        peers.retain(|_, counts| counts.strong_count() > 0);
+        let counts = Arc::new(PeerCounts::default());
+        peers.insert(peer, Arc::downgrade(&counts));
+        counts
+    }
+
+    /// The side that dialled opens the control stream; of two that dialled at once the one in the dialler's role.
+    fn handler(&mut self, connection: ConnectionId, peer: PeerId, relayed: bool, opens: bool) -> Handler {
+        let (open, requests) = mpsc::channel(OPEN_QUEUE);
+        let path = if relayed { Path::Relayed } else { Path::Direct };
+        let link = Link {
+            open,
+            outbox: Arc::new(Outbox::default()),
+            counts: Arc::new(LinkCounts::new(path)),
+        };
+        self.links.insert(connection, link.clone());
+        Handler {
+            connection,
+            peer_id: peer,
+            peer: self.counts(peer),
+            outbox: link.outbox,
+            counts: link.counts,
+            requests,
+            gate: self.gate.clone(),
+            frames: self.frames.clone(),
+            open_control: opens,
+            controlled: false,
+            events: VecDeque::new(),
+        }
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(self.handler(connection, peer, is_relayed(local), false))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        role: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(self.handler(connection, peer, is_relayed(address), role == Endpoint::Dialer))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionClosed(closed) => {
+                self.links.remove(&closed.connection_id);
+            }
+            // A later behaviour may have denied a connection whose handler was made already.
+            FromSwarm::ListenFailure(failed) => {
+                self.links.remove(&failed.connection_id);
+            }
+            FromSwarm::DialFailure(failed) => {
+                self.links.remove(&failed.connection_id);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        self.events.push_back(event);
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        match self.events.pop_front() {
+            Some(event) => Poll::Ready(ToSwarm::GenerateEvent(event)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// What an outbound substream is for.
+pub(crate) enum Opening {
+    Control,
+    Stream(OpenRequest),
+}
+
+/// One connection's part of the behaviour.
+pub(crate) struct Handler {
+    connection: ConnectionId,
+    peer_id: PeerId,
+    peer: Arc<PeerCounts>,
+    outbox: Arc<Outbox>,
+    counts: Arc<LinkCounts>,
+    requests: mpsc::Receiver<OpenRequest>,
+    gate: Arc<Gate>,
+    frames: mpsc::Sender<Received>,
+    open_control: bool,
+    controlled: bool,
+    events: VecDeque<Event>,
+}
+
+impl Handler {
+    fn take(&mut self, stream: Stream, side: Side) -> TunnelStream {
+        let idle = self.counts.open.load(Ordering::Relaxed) == 0;
+        if idle {
+            self.events.push_back(Event::Woken(self.connection));
+        }
+        TunnelStream::new(stream, Open::new(self.peer.clone(), self.counts.clone(), side))
+    }
+
+    fn control(&mut self, stream: Stream) {
+        // One control stream is enough; a second would let a peer multiply its queue.
+        if self.controlled {
+            return;
+        }
+        self.controlled = true;
+        let task = carry(stream, self.connection, self.outbox.clone(), self.frames.clone());
+        self.gate.spawn(task);
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = Infallible;
+    type ToBehaviour = Event;
+    type InboundProtocol = Speak;
+    type OutboundProtocol = Speak;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = Opening;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Speak> {
+        SubstreamProtocol::new(Speak(&[STREAM_PROTOCOL, CONTROL_PROTOCOL]), ())
+    }
+
+    /// The state closes connections; libp2p's idle timeout must not.
+    fn connection_keep_alive(&self) -> bool {
+        true
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Speak, Opening, Event>> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
+        }
+        let (protocols, opening): (&'static [&'static str], Opening) = if self.open_control {
+            self.open_control = false;
+            (&[CONTROL_PROTOCOL], Opening::Control)
+        } else {
+            match self.requests.poll_recv(cx) {
+                Poll::Ready(Some(request)) => (&[STREAM_PROTOCOL], Opening::Stream(request)),
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        };
+        let protocol = SubstreamProtocol::new(Speak(protocols), opening).with_timeout(OPEN_TIMEOUT);
+        Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol })
+    }
+
+    fn on_behaviour_event(&mut self, event: Infallible) {
+        match event {}
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Speak, Speak, (), Opening>) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (Kind::Control, stream), ..
+            }) => self.control(stream),
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (Kind::Stream, stream), ..
+            }) => {
+                let stream = self.take(stream, Side::Inbound);
+                self.gate.admit(stream, self.peer_id, self.peer.clone());
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info }) => {
+                match info {
+                    Opening::Control => self.control(stream),
+                    Opening::Stream(request) => {
+                        let stream = self.take(stream, Side::Outbound);
+                        // Whoever asked may have given up.
+                        let _ = request.reply.send(Ok(stream));
+                    }
+                }
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => match info {
+                Opening::Control => self.events.push_back(Event::Mute(self.connection)),
+                Opening::Stream(request) => {
+                    let error = match error {
+                        StreamUpgradeError::Timeout => OpenError::Timeout,
+                        _ => OpenError::Broken,
+                    };
+                    let _ = request.reply.send(Err(error));
+                }
+            },
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! TCP, the private network's key, Noise, yamux; and the same inside relays' circuits.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use edgemesh_tunnel_proto::Failure;
+use futures::{AsyncRead, AsyncWrite, TryFutureExt};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
+use libp2p::core::transport::{Boxed, OrTransport};
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::pnet::{PnetConfig, PreSharedKey};
+use libp2p::relay::client::transport::Error as CircuitError;
+use libp2p::relay::outbound::hop::{ConnectError, ReserveError};
+use libp2p::{Multiaddr, PeerId, Transport, noise, relay, tcp, yamux};
+use thiserror::Error as ThisError;
+
+/// A TCP handshake that took longer is given up, and the next attempt sends a SYN at once: the kernel would double
+/// its pauses (1, 2, 4 s, RFC 6298) and find a healed link late.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Everything from the first byte to the multiplexer: five round trips, each up to 2 s over a bad link.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Unacknowledged data ends a connection after this (TCP_USER_TIMEOUT, RFC 5482). The state declares death earlier;
+/// this frees streams and sockets whose closing handshake cannot get through either.
+const USER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Streams per connection. yamux asks for 256 KiB of its 1 GiB receive window for each: this is the most it takes.
+const MAX_STREAMS: usize = 4096;
+
+/// An attempt failed before anything answered.
+#[derive(Debug, ThisError)]
+pub(crate) enum Stage {
+    #[error("connect: {0}")]
+    Connect(io::Error),
+    #[error("circuit: {0}")]
+    Circuit(#[source] CircuitError),
+    #[error("private network: {0}")]
+    Psk(String),
+}
+
+/// Bytes received by remote address: proof of life for the state, even while a bulk transfer delays its pings.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Meters(Arc<Mutex<HashMap<Multiaddr, Weak<AtomicU64>>>>);
+
+impl Meters {
+    /// The meter of connections with a remote address; connections to one address share it.
+    pub(crate) fn of(&self, address: &Multiaddr) -> Arc<AtomicU64> {
+        let mut meters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(meter) = meters.get(address).and_then(Weak::upgrade) {
+            return meter;
+        }
+        if meters.len() >= 64 && meters.len().is_power_of_two() {
+            meters.retain(|_, meter| meter.strong_count() > 0);
+        }
+        let meter = Arc::new(AtomicU64::new(0));
+        meters.insert(address.clone(), Arc::downgrade(&meter));
+        meter
+    }
+}
+
+/// Counts what is read.
+pub(crate) struct Metered<S> {
+    inner: S,
+    meter: Arc<AtomicU64>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        self.meter.fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_read_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.inner).poll_read_vectored(cx, bufs))?;
+        self.meter.fetch_add(count as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}
+
+/// Builds the transport, and the relay client that belongs to it.
+pub(crate) fn build(
+    key: &Keypair,
+    psk: PreSharedKey,
+    meters: &Meters,
+) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour), noise::Error> {
+    let noise = noise::Config::new(key)?;
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(MAX_STREAMS);
+
+    let sockets = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)).map(|stream, _| {
+        // Without the option the state's own death of connections still works, only later for their sockets.
+        let _ = socket2::SockRef::from(&stream.0).set_tcp_user_timeout(Some(USER_TIMEOUT));
+        stream
+    });
+    let tcp_meters = meters.clone();
+    let direct = TransportTimeout::with_outgoing_timeout(sockets, CONNECT_TIMEOUT)
+        .map_err(|error| Stage::Connect(io::Error::other(error)))
+        .and_then(move |inner, endpoint| {
+            let meter = tcp_meters.of(endpoint.get_remote_address());
+            PnetConfig::new(psk)
+                .handshake(Metered { inner, meter })
+                .map_err(|error| Stage::Psk(error.to_string()))
+        })
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise.clone())
+        .multiplex(yamux.clone())
+        .timeout(DIAL_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+
+    let (circuits, client) = relay::client::new(key.public().to_peer_id());
+    let circuit_meters = meters.clone();
+    let relayed = circuits
+        .map_err(Stage::Circuit)
+        .map(move |inner, endpoint| {
+            let meter = circuit_meters.of(endpoint.get_remote_address());
+            Metered { inner, meter }
+        })
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux)
+        .timeout(DIAL_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+
+    let either = OrTransport::new(relayed, direct).map(|either, _| either.into_inner()).boxed();
+    Ok((either, client))
+}
+
+/// Why a dial or a reservation failed, from the depths of libp2p's error.
+pub(crate) fn failure_of(error: &io::Error) -> Failure {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(Stage::Connect(_)) = error.downcast_ref::<Stage>() {
+            return Failure::Unreachable;
+        }
+        if let Some(error) = error.downcast_ref::<ConnectError>() {
+            return match error {
+                ConnectError::ResourceLimitExceeded => Failure::RelayFull,
+                ConnectError::NoReservation => Failure::NoReservation,
+                ConnectError::PermissionDenied | ConnectError::Unsupported => Failure::Denied,
+                ConnectError::ConnectionFailed => Failure::Unreachable,
+                ConnectError::Io(_) | ConnectError::Protocol(_) => Failure::Other,
+            };
+        }
+        if let Some(error) = error.downcast_ref::<ReserveError>() {
+            return match error {
+                ReserveError::ResourceLimitExceeded => Failure::RelayFull,
+                ReserveError::Refused | ReserveError::Unsupported => Failure::Denied,
+                ReserveError::Io(_) | ReserveError::Protocol(_) => Failure::Other,
+            };
+        }
+        if let Some(error) = error.downcast_ref::<CircuitError>()
+            && !matches!(error, CircuitError::Connect(_) | CircuitError::Reservation(_))
+        {
+            return Failure::Other;
+        }
+        // An `io::Error` hides what it wraps from `source`.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    Failure::Handshake
+}

@@ -1,0 +1,1 @@
+//! Everything that reads bytes from outside, callable on any bytes.
