@@ -78,7 +78,7 @@ pub(crate) struct TunnelFlags {
     pub(crate) relays: Vec<String>,
     pub(crate) psk_file: PathBuf,
     pub(crate) listen: Vec<SocketAddr>,
-    pub(crate) advertise: Vec<String>,
+    pub(crate) advertise: Vec<SocketAddr>,
     pub(crate) mdns: bool,
 }
 
@@ -126,7 +126,7 @@ struct Raw {
     psk_file: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     listen: Vec<SocketAddr>,
-    advertise: Vec<String>,
+    advertise: Vec<SocketAddr>,
     no_mdns: bool,
     no_tunnel: bool,
     dns_listen: Vec<SocketAddr>,
@@ -161,7 +161,7 @@ impl Raw {
             "psk-file" => self.psk_file = Some(PathBuf::from(parser.value()?)),
             "state-dir" => self.state_dir = Some(PathBuf::from(parser.value()?)),
             "listen" => self.listen.push(socket_addr(&parser.value()?.string()?, DEFAULT_TUNNEL_PORT)?),
-            "advertise" => self.advertise.push(parser.value()?.string()?),
+            "advertise" => self.advertise.push(socket_addr(&parser.value()?.string()?, DEFAULT_TUNNEL_PORT)?),
             "no-mdns" => self.no_mdns = true,
             "no-tunnel" => self.no_tunnel = true,
             "dns-listen" => match parser.value()?.string()?.as_str() {

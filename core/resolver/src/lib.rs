@@ -10,6 +10,7 @@ mod alias;
 mod asking;
 mod cache;
 mod flight;
+mod lookup;
 mod name;
 mod probe;
 mod query;
@@ -21,6 +22,7 @@ mod upstream;
 mod wire;
 mod zone;
 
+pub use lookup::{Lookup, lookup};
 pub use query::{Malformed, check_query};
 pub use resolver::Resolver;
 pub use settings::{ResolverSettings, SettingsError};

@@ -13,7 +13,7 @@ use crate::probe::Probes;
 use crate::query::{Malformed, Parsed, Query};
 use crate::settings::{ResolverSettings, SettingsError, ZoneSettings};
 use crate::step::{DropReason, Notice, Origin, Output, Step};
-use crate::stored::{Age, AskBits, compose_ask};
+use crate::stored::{Age, AskBits};
 use crate::upstream::Upstreams;
 use crate::wire::{Ede, QUESTION_POINTER, Rcode, Section, Transport, Writer, class, flag, rtype};
 use crate::zone::{Node, Records, lookup, put_service_name, reverse, soa_data};
@@ -251,7 +251,7 @@ impl<C: PartialEq> Resolver<C> {
             fail(query, Ede::NoReachableAuthority, out);
             return Step::Reply(Origin::Failed);
         }
-        if let Some(server) = self.own_question(packet) {
+        if let Some(server) = self.own_question(query) {
             // A client may have drawn our id; only the probe's return proves the loop.
             self.probe(server, now, draw);
             fail(query, Ede::NoReachableAuthority, out);
@@ -291,10 +291,11 @@ impl<C: PartialEq> Resolver<C> {
     }
 
     /// The server to which this very message is on its way.
-    fn own_question(&mut self, packet: &[u8]) -> Option<SocketAddr> {
+    fn own_question(&mut self, query: &Query<'_>) -> Option<SocketAddr> {
         let flight = self.flights.by_key(&self.key)?;
-        let attempt = flight.attempt.filter(|attempt| u16_at(packet, 0) == Some(attempt.dns_id))?;
-        (compose_ask(attempt.dns_id, &flight.name, flight.qtype, flight.bits) == packet).then_some(attempt.server)
+        let attempt = flight.attempt.filter(|attempt| attempt.dns_id == query.head.id)?;
+        let same_head = query.head.flags == flight.bits.flags() && query.head.edns == flight.bits.edns();
+        (same_head && query.question.starts_with(&flight.name)).then_some(attempt.server)
     }
 
     pub(crate) fn render_stale(&self, query: &Query<'_>, aliases: &Aliases, now: Instant, out: &mut Vec<u8>) {

@@ -5,10 +5,10 @@ use domain::base::{Message, ParsedName};
 use domain::rdata::{AllRecordData, Soa};
 
 use crate::name::LowerName;
-use crate::query::{Query, skip_name};
+use crate::query::{Edns, Query, skip_name};
 use crate::wire::{
-    Ede, HEADER, OPT_RESERVE, Section, Transport, Writer, class, flag, put_opt, rtype, set_u16, u16_at,
-    u32_at,
+    Ede, HEADER, OPT_RESERVE, Section, Transport, UDP_PAYLOAD, Writer, class, flag, put_opt, rtype, set_u16,
+    u16_at, u32_at,
 };
 
 /// Whether a datagram answers the question that was sent: id, QR, opcode and question must be the same. Anything
@@ -260,9 +260,7 @@ pub(crate) fn compose_ask(id: u16, name: &[u8], qtype: u16, bits: AskBits) -> Ve
     let mut out = Vec::with_capacity(HEADER + name.len() + 4 + OPT_RESERVE);
     out.extend_from_slice(&[0; HEADER]);
     set_u16(&mut out, 0, id);
-    // AD in a query asks for the AD bit of the answer (RFC 6840 section 5.7), for those clients that want it.
-    let flags = flag::RD | flag::AD | if bits.checking_disabled { flag::CD } else { 0 };
-    set_u16(&mut out, 2, flags);
+    set_u16(&mut out, 2, bits.flags());
     set_u16(&mut out, 4, 1);
     out.extend_from_slice(name);
     out.extend_from_slice(&qtype.to_be_bytes());
@@ -280,6 +278,19 @@ pub(crate) struct AskBits {
     pub(crate) edns: bool,
     pub(crate) dnssec_ok: bool,
     pub(crate) checking_disabled: bool,
+}
+
+impl AskBits {
+    /// The header's flags. AD in a query asks for the AD bit of the answer (RFC 6840 section 5.7), for those clients
+    /// that want it.
+    pub(crate) fn flags(self) -> u16 {
+        flag::RD | flag::AD | if self.checking_disabled { flag::CD } else { 0 }
+    }
+
+    /// The OPT record as its receiver reads it.
+    pub(crate) fn edns(self) -> Option<Edns> {
+        self.edns.then_some(Edns { payload: UDP_PAYLOAD, dnssec_ok: self.dnssec_ok })
+    }
 }
 
 /// Whether a reply over UDP is only the beginning and has to be asked for over TCP.

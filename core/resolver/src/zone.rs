@@ -97,6 +97,28 @@ fn published(service: &ServiceEntry) -> impl Iterator<Item = &Backend> {
     service.ports.iter().flat_map(|port| port.backends.iter()).filter(move |backend| all || backend.ready)
 }
 
+fn published_addresses(service: &ServiceEntry, wanted: impl Fn(&Backend) -> bool) -> Vec<IpAddr> {
+    let mut ips: Vec<IpAddr> =
+        published(service).filter(|backend| wanted(backend)).map(|backend| backend.addr.ip()).collect();
+    ips.sort_unstable();
+    ips.dedup();
+    ips
+}
+
+/// The addresses of both families of a node that has any of its own.
+pub(crate) fn addresses(node: &Node<'_>) -> Vec<IpAddr> {
+    match node {
+        Node::Address(ip) => vec![*ip],
+        Node::Service(service) if service.kind == ServiceKind::Headless => published_addresses(service, |_| true),
+        Node::Service(service) => service.cluster_ips.clone(),
+        Node::Endpoint(service, label) => {
+            let wanted = Label::new(label);
+            published_addresses(service, |backend| wanted.names(backend))
+        }
+        Node::Apex | Node::Version | Node::NameServer | Node::Empty | Node::Missing | Node::Port(..) => Vec::new(),
+    }
+}
+
 /// The label of an endpoint in a query: its hostname, or its address with dashes where it has none.
 struct Label<'l> {
     text: &'l str,
@@ -229,13 +251,7 @@ impl<'z, 'w, 'o> Records<'z, 'w, 'o> {
         qtype: u16,
         wanted: impl Fn(&Backend) -> bool,
     ) {
-        let mut ips: Vec<IpAddr> = published(service)
-            .filter(|backend| wanted(backend))
-            .map(|backend| backend.addr.ip())
-            .filter(|ip| of_type(*ip, qtype))
-            .collect();
-        ips.sort_unstable();
-        ips.dedup();
+        let ips = published_addresses(service, |backend| wanted(backend) && of_type(backend.addr.ip(), qtype));
         for ip in rotated(&ips, self.draw) {
             self.writer.address(Section::Answer, owner, self.zone.ttl, *ip);
         }

@@ -21,6 +21,7 @@ pub struct Conn {
 
 /// Where a connection goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "it lives for one dial, and a box would cost every connection")]
 pub enum Decision {
     /// To the first of these that can be connected; at least one.
     Targets(SmallVec<[Target; MAX_CANDIDATES]>),

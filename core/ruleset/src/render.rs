@@ -104,6 +104,7 @@ fn rule_line(rule: &Rule) -> String {
     words.push(match rule.action {
         Action::Notrack => "notrack".to_owned(),
         Action::Tproxy(listener) => format!("tproxy {ip} to {listener} accept"),
+        Action::Drop => "drop".to_owned(),
         Action::TcpReset => "reject with tcp reset".to_owned(),
         Action::PortUnreachable => "reject with icmpx type port-unreachable".to_owned(),
     });

@@ -99,6 +99,8 @@ pub enum Action {
     Notrack,
     /// Given to the transparent listener at this address.
     Tproxy(SocketAddr),
+    /// Dropped silently.
+    Drop,
     /// Answered with a TCP reset.
     TcpReset,
     /// Answered with ICMP port unreachable.
@@ -176,6 +178,10 @@ fn untracked(families: &[Family]) -> Vec<Rule> {
 }
 
 /// TPROXY takes only TCP and UDP, and nft wants the protocol said before it; two rules need no anonymous set.
+///
+/// TPROXY lets a packet pass when nobody listens, as while a killed agent is started again. Whoever listens on all
+/// addresses of the host would get it, so it is dropped: the client tries again, and a restart within its patience costs a
+/// delay instead of an error. What does not open a TCP connection needs no rule: without a connection, the host resets it.
 fn intercepted(port: u16, families: &[Family]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for &family in families {
@@ -183,13 +189,19 @@ fn intercepted(port: u16, families: &[Family]) -> Vec<Rule> {
             Family::V4 => IpAddr::from(Ipv4Addr::LOCALHOST),
             Family::V6 => IpAddr::from(Ipv6Addr::LOCALHOST),
         };
+        let to_frontend = Match::Frontend(Side::Destination);
         for l4 in [L4::Tcp, L4::Udp] {
             rules.push(Rule {
                 family,
-                matches: vec![Match::Is(l4), Match::Frontend(Side::Destination)],
+                matches: vec![Match::Is(l4), to_frontend],
                 action: Action::Tproxy(SocketAddr::new(listener, port)),
                 comment: "frontends to the listener",
             });
+        }
+        for matches in
+            [vec![Match::Is(L4::Tcp), Match::Syn, to_frontend], vec![Match::Is(L4::Udp), to_frontend]]
+        {
+            rules.push(Rule { family, matches, action: Action::Drop, comment: "nobody listens: try again" });
         }
     }
     rules

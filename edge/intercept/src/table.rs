@@ -199,6 +199,7 @@ pub(crate) fn translate(rule: &Rule) -> nft::Rule {
     match rule.action {
         Action::Notrack => out.expr(Expr::Notrack),
         Action::Tproxy(listener) => tproxy(out, family, listener),
+        Action::Drop => out.drop(),
         Action::TcpReset => out.expr(Expr::Reject(Reject::TcpReset)),
         Action::PortUnreachable => out.expr(Expr::Reject(Reject::PortUnreachable)),
     }

@@ -12,7 +12,7 @@ use crate::control::{ProcessState, Request, Status};
 use crate::lab::{Blueprint, DEFAULT_NAME, Lab, LabError, Trying, leave_interrupts_to_child};
 use crate::site::Site;
 use crate::state::StateFolder;
-use crate::{assertions, daemon, demo};
+use crate::{assertions, daemon, demo, manifests};
 
 const USAGE: &str = "\
 A laboratory of network namespaces; needs no root.
@@ -93,10 +93,14 @@ impl Args {
         let path = Path::new(self.word("a site file")?);
         let site = Site::read(path)?;
         let text = std::fs::read_to_string(path).trying(|| path.display().to_string())?;
+        let manifests = match &site.manifests {
+            Some(folder) => manifests::read(folder).trying(|| format!("manifests {}", folder.display()))?,
+            None => Vec::new(),
+        };
         let blueprint = Blueprint {
             text,
             place: path.display().to_string(),
-            manifests: site.manifests.clone(),
+            manifests,
             agents: self.no_agents.then_some(false),
             edgemesh: self.edgemesh.clone(),
             workload: self.workload.clone(),
@@ -143,6 +147,7 @@ fn dispatch(args: &Args) -> Result<ExitCode, LabError> {
             assertions::run(&site, &blueprint, args.json)
         }
         "demo" => demo::run(args),
+        "demo-stage" => demo::run_stage(args, args.word("a stage")?),
         // The two processes behind a laboratory; not for users.
         "keeper" => {
             let code = daemon::keep(&StateFolder::at(args.word("a folder")?.into()));

@@ -257,7 +257,7 @@ impl Daemon<'_> {
     }
 
     fn change(&mut self, name: &str, change: fn(&mut Self, &str) -> io::Result<()>) -> Reply {
-        if !self.processes.get(name).is_some_and(|process| !process.argv.is_empty()) {
+        if self.processes.get(name).is_none_or(|process| process.argv.is_empty()) {
             return Reply::Refused(format!("nothing runs in a node or pod {name:?}"));
         }
         match change(self, name) {

@@ -11,7 +11,7 @@ use edgemesh_net::netns::{self, Forbidden, Isolation, Kind, Namespace};
 
 use crate::control::{self, Door, NodeState, Reply, Request, Status};
 use crate::daemon::Order;
-use crate::manifests;
+use crate::manifests::{self, Manifest};
 use crate::plan::Plan;
 use crate::site::{Site, SiteError};
 use crate::state::StateFolder;
@@ -76,17 +76,17 @@ impl<T> Trying<T> for io::Result<T> {
 #[derive(Clone, Debug)]
 pub(crate) struct Blueprint {
     /// The site file's text.
-    pub text: String,
+    pub(crate) text: String,
     /// Where it comes from, for messages.
-    pub place: String,
+    pub(crate) place: String,
     /// Manifests that are added to the generated ones.
-    pub manifests: Option<PathBuf>,
+    pub(crate) manifests: Vec<Manifest>,
     /// Overrides the site's word on agents.
-    pub agents: Option<bool>,
+    pub(crate) agents: Option<bool>,
     /// The EdgeMesh binary; this program when absent.
-    pub edgemesh: Option<PathBuf>,
+    pub(crate) edgemesh: Option<PathBuf>,
     /// The workload binary; beside this program when absent.
-    pub workload: Option<PathBuf>,
+    pub(crate) workload: Option<PathBuf>,
 }
 
 /// A laboratory.
@@ -343,7 +343,7 @@ fn prepare(folder: &StateFolder, site: &Site, plan: &Plan, blueprint: &Blueprint
         workload: blueprint.workload.clone().unwrap_or(beside),
     };
     std::fs::write(folder.order(), serde_json::to_vec(&order)?)?;
-    manifests::write(plan, blueprint.manifests.as_deref(), &folder.manifests())?;
+    manifests::write(plan, &blueprint.manifests, &folder.manifests())?;
     let mut key = [0; 32];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut key)?;
     let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,5 +1,6 @@
 //! The manifests the agents read: the user's own, and a Node and a Pod object for everything the laboratory runs.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
@@ -7,18 +8,31 @@ use serde_json::{Value, json};
 
 use crate::plan::{NodePlan, Plan, PodPlan};
 
-/// Fills `folder` with the files of `own`, which lie in its top level, and the generated objects.
-pub(crate) fn write(plan: &Plan, own: Option<&Path>, folder: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    if let Some(own) = own {
-        let named = |error: io::Error| io::Error::other(format!("manifests {}: {error}", own.display()));
-        for entry in std::fs::read_dir(own).map_err(named)? {
-            let path = entry?.path();
-            let manifest = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
-            if let (true, Some(name)) = (manifest, path.file_name()) {
-                std::fs::copy(&path, folder.join(name)).map_err(named)?;
-            }
+/// A file of the user's.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifest {
+    pub(crate) name: OsString,
+    pub(crate) text: Vec<u8>,
+}
+
+/// Reads the manifests in the top level of a folder.
+pub(crate) fn read(folder: &Path) -> io::Result<Vec<Manifest>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let manifest = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+        if let (true, Some(name)) = (manifest, path.file_name()) {
+            found.push(Manifest { name: name.into(), text: std::fs::read(&path)? });
         }
+    }
+    Ok(found)
+}
+
+/// Fills `folder` with the user's own files and the generated objects.
+pub(crate) fn write(plan: &Plan, own: &[Manifest], folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for manifest in own {
+        std::fs::write(folder.join(&manifest.name), &manifest.text)?;
     }
     let nodes = plan.nodes.iter().map(|node| node_object(plan, node));
     let pods = plan.pods().map(|(node, pod)| pod_object(node, pod));

@@ -1,5 +1,7 @@
 //! What was opened is closed. One test at a time, in a process of its own: descriptors are counted.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 mod common;
 
 use std::net::SocketAddr;

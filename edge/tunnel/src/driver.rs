@@ -384,9 +384,9 @@ impl Driver {
     }
 
     fn route(&self, node: &str) -> Option<Route> {
-        let (conn, path) = self.state.best(node)?;
+        let (conn, _) = self.state.best(node)?;
         let open = self.links.get(&conn)?.link.open.clone();
-        (!open.is_closed()).then_some(Route { open, path })
+        (!open.is_closed()).then_some(Route { open })
     }
 
     fn answer_waiting(&mut self) {

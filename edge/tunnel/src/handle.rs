@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use edgemesh_api::Name;
-use edgemesh_mesh::{Path, PathSnapshot};
+use edgemesh_mesh::PathSnapshot;
 use edgemesh_net::meet::{Connect, Connected};
 use edgemesh_route::{DialError, Hop, Target};
 use edgemesh_tunnel_proto::Answer;
@@ -35,7 +35,6 @@ pub(crate) const DEMAND_QUEUE: usize = 1024;
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) open: mpsc::Sender<OpenRequest>,
-    pub(crate) path: Path,
 }
 
 /// Asks the driver for a route there is none for.

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use edgemesh_api::{Name, SourceEvent};
 use edgemesh_mesh::{Generation, MeshSnapshot, MeshState};
-use edgemesh_metadata::{Journal, JournalWriter, ManifestDir};
+use edgemesh_metadata::{Journal, JournalError, JournalWriter, ManifestDir};
 use edgemesh_net::meet::{Report, Source as _};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use crate::settings::AgentSettings;
+use crate::status::span;
 
 /// Events in flight between source and state; a listing of 10,000 Services passes through in pieces of this size.
 const EVENT_CAPACITY: usize = 1024;
@@ -38,24 +39,29 @@ pub(super) struct First {
 }
 
 /// Loads the journal, so that DNS and proxy serve before any source answers.
-pub(super) fn restore(settings: &AgentSettings, node: Name) -> (First, Option<JournalWriter>) {
+pub(super) fn restore(settings: &AgentSettings, node: Name) -> (First, Option<Journal>) {
     let mut state = MeshState::new(node.clone());
-    if settings.manifests.is_none() {
-        return (First { state, snapshot: MeshSnapshot::empty(node), saved_at: None }, None);
-    }
-    let journal = Journal::new(settings.state_dir.clone());
     let (mut snapshot, mut saved_at) = (MeshSnapshot::empty(node), None);
+    if settings.manifests.is_none() {
+        return (First { state, snapshot, saved_at }, None);
+    }
+    let journal = Journal::new(settings.state_dir.join("journal"));
     match journal.load() {
-        Ok(Some(loaded)) => {
-            tracing::info!(events = loaded.events.len(), "the journal's copy is served until the source answers");
+        Ok(loaded) => {
+            if let Some(refused) = loaded.refused {
+                tracing::warn!(reason = refused.as_str(), "{refused}; the copy before it is used");
+            }
+            tracing::info!(objects = loaded.events.len().saturating_sub(2), "the journal's copy is served until the source answers");
             saved_at = Some(loaded.saved_at);
             state.restore(loaded.events);
             snapshot = state.compile();
         }
-        Ok(None) => {}
-        Err(error) => tracing::warn!(%error, "the journal cannot be used; the node serves once the source answers"),
+        Err(JournalError::Missing) => {}
+        Err(error) => {
+            tracing::warn!(reason = error.as_str(), "{error}; the node serves once the source has answered");
+        }
     }
-    (First { state, snapshot, saved_at }, Some(journal.writer()))
+    (First { state, snapshot, saved_at }, Some(journal))
 }
 
 /// What the status page tells of the metadata.
@@ -70,7 +76,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(settings: &AgentSettings, first: &First) -> Self {
+    pub(super) fn new(settings: &AgentSettings, first: &First, journal: Option<JournalWriter>) -> Self {
         let source = settings
             .manifests
             .as_ref()
@@ -81,7 +87,7 @@ impl State {
             origin: Instant::now(),
             saved_at: first.saved_at,
             reports: Mutex::default(),
-            journal: Mutex::default(),
+            journal: Mutex::new(journal),
         }
     }
 
@@ -102,10 +108,34 @@ impl State {
         reports.iter().map(|(place, message)| format!("{place}: {message}")).collect()
     }
 
+    /// How the last write of the journal failed, until one succeeds.
+    pub(super) fn journal_error(&self) -> Option<JournalError> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|writer| writer.status().error)
+    }
+
     /// The journal's state in words.
     pub(super) fn journal(&self) -> String {
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        journal.as_ref().map_or_else(|| "none".to_owned(), |writer| writer.status().to_string())
+        let Some(status) = journal.as_ref().map(JournalWriter::status) else { return "none".to_owned() };
+        match (status.error, status.saved_at) {
+            (Some(error), _) => format!("FAILED: {error}"),
+            (None, Some(saved)) => {
+                format!("saved {} ago", span(saved.elapsed().unwrap_or_default().as_secs()))
+            }
+            (None, None) => "not saved by this process yet".to_owned(),
+        }
+    }
+
+    fn offer(&self, state: &MeshState) {
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = journal.as_ref() {
+            journal.offer(state.objects().cloned());
+        }
+    }
+
+    /// Ends the journal: what was offered last is written.
+    fn close_journal(&self) {
+        drop(self.journal.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     fn hear(&self) {
@@ -138,12 +168,15 @@ impl Report for Board {
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut state: MeshState,
-    journal: Option<JournalWriter>,
     published: watch::Sender<Generation>,
     shutdown: CancellationToken,
 ) {
-    let Some(directory) = shared.settings.manifests.clone() else { return };
-    *shared.metadata.journal.lock().unwrap_or_else(PoisonError::into_inner) = journal.clone();
+    let Some(directory) = shared.settings.manifests.clone() else {
+        // Held, so that the readers of generations do not take its end for the agent's.
+        shutdown.cancelled().await;
+        return;
+    };
+
     let mut events = follow(directory, &shared, &shutdown);
     let mut batch = Vec::with_capacity(EVENT_CAPACITY);
     loop {
@@ -171,13 +204,11 @@ pub(super) async fn run(
             shared.snapshots.store(Arc::new(snapshot));
             published.send_replace(generation);
         }
-        if let Some(journal) = journal.as_ref().filter(|_| changed && !state.is_stale()) {
-            journal.offer(state.objects().cloned());
+        if changed && !state.is_stale() {
+            shared.metadata.offer(&state);
         }
     }
-    if let Some(journal) = journal {
-        journal.close().await;
-    }
+    shared.metadata.close_journal();
 }
 
 fn follow(directory: PathBuf, shared: &Arc<Shared>, shutdown: &CancellationToken) -> mpsc::Receiver<SourceEvent> {

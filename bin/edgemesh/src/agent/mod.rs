@@ -4,6 +4,7 @@ mod metadata;
 mod pages;
 mod rules;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,13 @@ use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use edgemesh_admin::{Admin, Metrics};
 use edgemesh_api::Name;
-use edgemesh_dns::{DnsServer, DnsSettings};
+use edgemesh_dns::{DnsServer, DnsSettings, ListenAddress, UpstreamSource};
+use edgemesh_intercept::Interceptor;
 use edgemesh_mesh::{MeshSnapshot, PathSnapshot};
+use edgemesh_metadata::{Journal, JournalWriter};
 use edgemesh_net::meet::{Connect, Connected};
 use edgemesh_proxy::{Proxy, ProxyDeps, ProxySettings, Remote};
+use edgemesh_resolver::ResolverSettings;
 use edgemesh_route::{DialError, Router, Target};
 use edgemesh_tunnel::{Tunnel, TunnelHandle, TunnelSettings};
 use futures::future::BoxFuture;
@@ -24,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::logging;
-use crate::settings::{AgentSettings, TunnelFlags};
+use crate::settings::{AgentSettings, DnsFlags, TunnelFlags};
 
 /// More threads than this only pass work around: the proxy is bound by the kernel, the tunnel by one swarm.
 const MAX_WORKERS: usize = 4;
@@ -72,6 +76,7 @@ async fn serve(settings: AgentSettings) -> Result<()> {
 
     let node = Name::from(settings.node_name.as_str());
     let (first, journal) = metadata::restore(&settings, node);
+    let journal = journal.map(|journal| start_journal(journal, &tracker));
     let snapshots = Arc::new(ArcSwap::from_pointee(first.snapshot.clone()));
     let router = Arc::new(Router::new());
     let figures = Arc::new(pages::FigureBoard::default());
@@ -79,10 +84,8 @@ async fn serve(settings: AgentSettings) -> Result<()> {
     let admin = Admin::bind(&settings.admin_socket, settings.metrics_listen)?;
 
     let rules_settings = rules::settings(&settings);
-    let interceptor = match settings.dns.is_some() || settings.proxy.is_some() {
-        true => Some(rules::install(&rules_settings)?),
-        false => None,
-    };
+    let interceptor =
+        rules_settings.as_ref().map(|settings| Interceptor::install(settings.clone())).transpose()?;
 
     let proxy_settings = proxy_settings(&settings);
     let stop_inbound = CancellationToken::new();
@@ -94,7 +97,7 @@ async fn serve(settings: AgentSettings) -> Result<()> {
     let paths = tunnel.as_ref().map_or_else(Arc::default, TunnelHandle::paths);
 
     let shared = Arc::new(Shared {
-        metadata: metadata::State::new(&settings, &first),
+        metadata: metadata::State::new(&settings, &first, journal),
         rules: rules::State::default(),
         started,
         snapshots: snapshots.clone(),
@@ -105,16 +108,7 @@ async fn serve(settings: AgentSettings) -> Result<()> {
 
     let mut parts = pages::Parts { tunnel: tunnel.clone(), remote: Some(remote.counters()), ..Default::default() };
     if let Some(flags) = &shared.settings.dns {
-        let dns = DnsServer::bind(
-            DnsSettings {
-                listen: flags.listen.clone(),
-                device: shared.settings.device.clone(),
-                upstreams: flags.upstreams.clone(),
-                cluster_domain: flags.cluster_domain.clone(),
-                ..DnsSettings::default()
-            },
-            snapshots.clone(),
-        )?;
+        let dns = DnsServer::bind(dns_settings(flags, &shared.settings.device), snapshots.clone())?;
         parts.dns = Some(dns.counters());
         tracker.spawn(dns.run(shutdown.clone()));
     }
@@ -132,9 +126,9 @@ async fn serve(settings: AgentSettings) -> Result<()> {
 
     let (published, generations) = tokio::sync::watch::channel(first.snapshot.generation);
     let rules_task = interceptor.map(|interceptor| {
-        tokio::spawn(rules::run(interceptor, rules_settings, shared.clone(), generations, shutdown.clone()))
+        tokio::spawn(rules::run(interceptor, shared.clone(), generations, shutdown.clone()))
     });
-    tracker.spawn(metadata::run(shared.clone(), first.state, journal, published, shutdown.clone()));
+    tracker.spawn(metadata::run(shared.clone(), first.state, published, shutdown.clone()));
     let pages = Arc::new(pages::AgentPages::new(shared.clone(), metrics.clone(), parts));
     figures.show(pages.clone());
     tracker.spawn(admin.run(metrics, pages, shutdown.clone()));
@@ -158,6 +152,12 @@ async fn serve(settings: AgentSettings) -> Result<()> {
         Some(task) => task.await.context("the task of the kernel rules died")?,
         None => Ok(()),
     }
+}
+
+fn start_journal(journal: Journal, tracker: &TaskTracker) -> JournalWriter {
+    let (writer, keep) = journal.start();
+    tracker.spawn(keep);
+    writer
 }
 
 async fn wait_for_signal() -> Result<()> {
@@ -186,6 +186,21 @@ fn proxy_settings(settings: &AgentSettings) -> ProxySettings {
     proxy
 }
 
+fn dns_settings(flags: &DnsFlags, device: &str) -> DnsSettings {
+    let listen = flags.listen.iter().map(|&addr| {
+        // A link-local address is one of a device (RFC 4007 section 6).
+        let link_local = matches!(addr.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+        ListenAddress { addr, device: link_local.then(|| device.to_owned()) }
+    });
+    let upstreams = if flags.upstreams.is_empty() {
+        UpstreamSource::ResolvConf("/etc/resolv.conf".into())
+    } else {
+        UpstreamSource::Servers(flags.upstreams.clone())
+    };
+    let resolver = ResolverSettings { cluster_domain: flags.cluster_domain.clone(), ..ResolverSettings::default() };
+    DnsSettings { listen: listen.collect(), upstreams, resolver }
+}
+
 fn start_tunnel(
     settings: &AgentSettings,
     flags: &TunnelFlags,
@@ -199,7 +214,7 @@ fn start_tunnel(
         .map(|text| text.parse().with_context(|| format!("--relay {text:?}")))
         .collect::<Result<Vec<_>>>()?;
     let mut tunnel = TunnelSettings::new(
-        Name::from(settings.node_name.as_str()),
+        Some(Name::from(settings.node_name.as_str())),
         settings.state_dir.join("node.key"),
         flags.psk_file.clone(),
     );

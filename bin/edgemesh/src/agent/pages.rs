@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use edgemesh_admin::{Figure, Figures, Health, Metrics, Page, PageResult, Pages};
 use edgemesh_dns::DnsCounters;
-use edgemesh_tunnel::TunnelHandle;
+use edgemesh_resolver::Origin;
+use edgemesh_tunnel::{TunnelHandle, TunnelStatus};
 use futures::future::BoxFuture;
 
 use super::Shared;
@@ -87,11 +88,14 @@ impl AgentPages {
             .map(|error| format!("kernel rules: {error}"))
             .into_iter()
             .collect();
+        if let Some(error) = shared.metadata.journal_error() {
+            alarms.push(format!("journal: {error}; a restart will not know the newest objects"));
+        }
         if metadata.stale && shared.settings.manifests.is_some() {
             alarms.push("metadata: no source has answered yet, the journal's copy is served".to_owned());
         }
         if let Some(tunnel) = &tunnel {
-            alarms.extend(tunnel.alarms());
+            alarms.extend(tunnel_alarms(tunnel));
         }
         Status {
             node: shared.settings.node_name.clone(),
@@ -107,12 +111,31 @@ impl AgentPages {
             },
             dns: shared.settings.dns.as_ref().zip(self.parts.dns.as_ref()).map(|(flags, counters)| DnsStatus {
                 listen: flags.listen.iter().map(ToString::to_string).collect(),
-                counters: counters.all(),
+                counters: dns_counters(counters),
             }),
             tunnel,
             alarms,
         }
     }
+}
+
+/// What in the tunnel keeps nodes apart, in words.
+fn tunnel_alarms(tunnel: &TunnelStatus) -> Vec<String> {
+    let mut alarms: Vec<String> = tunnel
+        .conflicts
+        .iter()
+        .map(|conflict| {
+            format!(
+                "two peers speak for node {}: {} is believed, {} is refused (one of them has a copied or a wrong name)",
+                conflict.node, conflict.holder, conflict.refused
+            )
+        })
+        .collect();
+    alarms.extend(tunnel.relays.iter().filter_map(|relay| {
+        let reason = relay.reason.as_ref()?;
+        Some(format!("relay {}: {reason}", relay.address))
+    }));
+    alarms
 }
 
 impl Pages for AgentPages {
@@ -150,6 +173,22 @@ impl Pages for AgentPages {
         };
         Box::pin(std::future::ready(page))
     }
+}
+
+fn dns_counters(counters: &DnsCounters) -> Vec<(&'static str, u64)> {
+    let counts = counters.read();
+    let mut all = vec![
+        ("udp", counts.udp_queries),
+        ("tcp", counts.tcp_queries),
+        ("dropped", counts.dropped),
+        ("asked upstream", counts.asks),
+        ("upstream failures", counts.ask_failures),
+        ("loops", counts.loops),
+        ("cached", counts.cached),
+    ];
+    all.extend(counts.rcodes);
+    all.extend(counts.origins);
+    all
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Page, String> {
@@ -214,7 +253,18 @@ impl Figures for FigureBoard {
             figures.push(gauge("peers", "Known peers", status.peers.len()));
         }
         if let Some(dns) = &parts.dns {
-            figures.extend(dns.all().into_iter().map(|(name, value)| counter(name, "DNS server", value)));
+            let counts = dns.read();
+            figures.extend([
+                counter("dns_udp_queries", "DNS queries over UDP", counts.udp_queries),
+                counter("dns_tcp_queries", "DNS queries over TCP", counts.tcp_queries),
+                counter("dns_dropped", "DNS packets without an answer", counts.dropped),
+                counter("dns_asks", "Questions to upstream servers", counts.asks),
+                counter("dns_ask_failures", "Questions that no upstream server answered", counts.ask_failures),
+                counter("dns_servfail", "Answers SERVFAIL", counts.rcode("servfail")),
+                counter("dns_nxdomain", "Answers NXDOMAIN", counts.rcode("nxdomain")),
+                counter("dns_stale", "Answers from the cache past their time", counts.origin(Origin::Stale)),
+                counter("dns_cache_hits", "Answers from the cache", counts.origin(Origin::Cache)),
+            ]);
         }
         figures
     }

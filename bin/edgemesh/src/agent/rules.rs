@@ -1,14 +1,15 @@
 //! The kernel's rules follow the snapshots.
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use edgemesh_intercept::{InterceptError, InterceptSettings, Interceptor};
-use edgemesh_mesh::Generation;
-use edgemesh_ruleset::{Ruleset, RulesetSettings};
+use edgemesh_intercept::{InterceptError, Interceptor};
+use edgemesh_mesh::{Generation, MeshSnapshot};
+use edgemesh_ruleset::{DeviceAddress, Ruleset, RulesetSettings};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -68,28 +69,29 @@ impl State {
     }
 }
 
-/// What the rules are made with.
-pub(super) fn settings(settings: &AgentSettings) -> InterceptSettings {
+/// What the rules are made with; `None` when the kernel is left alone.
+pub(super) fn settings(settings: &AgentSettings) -> Option<RulesetSettings> {
+    if settings.dns.is_none() && settings.proxy.is_none() {
+        return None;
+    }
     let mut rules = RulesetSettings::default();
     rules.device.name.clone_from(&settings.device);
     if let Some(proxy) = &settings.proxy {
         rules.port = proxy.port;
     }
-    if let Some(dns) = &settings.dns {
-        rules.device.add_addresses(dns.listen.iter().map(std::net::SocketAddr::ip));
+    for addr in settings.dns.iter().flat_map(|dns| &dns.listen).map(SocketAddr::ip) {
+        let here = rules.device.addresses.iter().any(|known| known.addr == addr);
+        // Loopback and wildcard addresses are there without us.
+        if !here && !addr.is_loopback() && !addr.is_unspecified() {
+            rules.device.addresses.push(DeviceAddress { addr, prefix_len: if addr.is_ipv4() { 32 } else { 128 } });
+        }
     }
-    InterceptSettings { rules, intercept: settings.proxy.is_some() }
-}
-
-/// Makes the device and the empty table.
-pub(super) fn install(settings: &InterceptSettings) -> Result<Interceptor> {
-    Ok(Interceptor::install(settings.clone())?)
+    Some(rules)
 }
 
 /// Keeps the kernel at the newest snapshot until shutdown, then removes everything.
 pub(super) async fn run(
     mut interceptor: Interceptor,
-    settings: InterceptSettings,
     shared: Arc<Shared>,
     mut generations: watch::Receiver<Generation>,
     shutdown: CancellationToken,
@@ -104,24 +106,17 @@ pub(super) async fn run(
             () = tokio::time::sleep(wait) => verify = true,
         }
         let snapshot = shared.snapshots.load_full();
-        let rules = settings.rules.clone();
-        let intercept = settings.intercept;
-        let (returned, ruleset, outcome) = tokio::task::spawn_blocking(move || {
-            let ruleset = if intercept {
-                Ruleset::compile(&snapshot, &interceptor.settings(&rules))
-            } else {
-                Ruleset::empty(&rules)
-            };
-            let verified = if verify { interceptor.verify().map(drop) } else { Ok(()) };
-            let outcome = verified.and_then(|()| interceptor.apply(&ruleset).map(drop));
-            (interceptor, (snapshot.generation, ruleset), outcome)
+        let intercept = shared.settings.proxy.is_some();
+        let (returned, outcome) = tokio::task::spawn_blocking(move || {
+            let outcome = bring(&mut interceptor, &snapshot, intercept, verify);
+            (interceptor, outcome)
         })
         .await
         .context("the task of a netlink transaction died")?;
         interceptor = returned;
         match outcome {
-            Ok(()) => {
-                shared.rules.succeeded(ruleset.0, &ruleset.1);
+            Ok((generation, ruleset)) => {
+                shared.rules.succeeded(generation, &ruleset);
                 wait = VERIFY_EVERY;
             }
             Err(error) => {
@@ -132,4 +127,23 @@ pub(super) async fn run(
     }
     tokio::task::spawn_blocking(move || interceptor.remove()).await.context("the task of the removal died")??;
     Ok(())
+}
+
+/// Brings the kernel to a snapshot, or only looks whether it still is as it was brought.
+fn bring(
+    interceptor: &mut Interceptor,
+    snapshot: &MeshSnapshot,
+    intercept: bool,
+    verify: bool,
+) -> Result<(Generation, Ruleset), InterceptError> {
+    // Without the proxy the device is all there is, and nothing of it changes.
+    if !intercept {
+        return Ok((snapshot.generation, Ruleset::empty(&interceptor.settings()?)));
+    }
+    if verify {
+        interceptor.verify()?;
+    }
+    let ruleset = Ruleset::compile(snapshot, &interceptor.settings()?);
+    interceptor.apply(&ruleset)?;
+    Ok((snapshot.generation, ruleset))
 }

@@ -233,6 +233,36 @@ fn what_is_no_frontend_is_refused_at_once() {
 }
 
 #[test]
+fn while_the_agent_is_away_nobody_else_answers() {
+    if !in_fresh_namespaces("traffic::while_the_agent_is_away_nobody_else_answers") {
+        return;
+    }
+    let _node = node();
+    let foreign = TcpListener::bind("[::]:80").expect("a listener on both families");
+    foreign.set_nonblocking(true).expect("non-blocking");
+    let foreign_udp = UdpSocket::bind("[::]:53").expect("a socket on both families");
+    foreign_udp.set_nonblocking(true).expect("non-blocking");
+    for (stream, datagram) in TCP.into_iter().zip(UDP) {
+        // Silence has no event to wait for; the time only bounds the attempt.
+        let error =
+            TcpStream::connect_timeout(&addr(stream), Duration::from_millis(100)).expect_err("nobody");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        UdpSocket::bind(unbound(addr(datagram)))
+            .expect("a socket")
+            .send_to(b"ping", addr(datagram))
+            .expect("sent");
+    }
+    let would_block = Some(io::ErrorKind::WouldBlock);
+    assert_eq!(foreign.accept().err().map(|error| error.kind()), would_block);
+    assert_eq!(foreign_udp.recv(&mut [0; 16]).err().map(|error| error.kind()), would_block);
+    drop((foreign, foreign_udp));
+    for (stream, datagram) in TCP.into_iter().zip(UDP) {
+        tcp(addr(stream), None);
+        udp(addr(datagram), None);
+    }
+}
+
+#[test]
 fn a_connection_outlives_the_last_endpoint() {
     if !in_fresh_namespaces("traffic::a_connection_outlives_the_last_endpoint") {
         return;

@@ -1,6 +1,6 @@
 //! A laboratory for one test, and the small programs that run inside it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -143,7 +143,9 @@ pub(crate) fn run_probe() {
 const PREFIX: &str = "PROBE ";
 
 fn say(text: &str) {
-    println!("\n{PREFIX}{text}");
+    // Not print!: that is captured by the test runner.
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n{PREFIX}{text}").and_then(|()| out.flush()).expect("standard output");
 }
 
 fn said(line: &str) -> Option<&str> {
@@ -163,8 +165,7 @@ fn reflect(ip: &str) {
         let (socket, stranger) = (bind(port), stranger.try_clone().expect("clone"));
         std::thread::spawn(move || {
             let mut buffer = [0; 2048];
-            loop {
-                let (length, from) = socket.recv_from(&mut buffer).expect("receive");
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
                 match &buffer[..length] {
                     b"stranger" => drop(stranger.send_to(b"from the stranger", from)),
                     b"who" => drop(socket.send_to(from.to_string().as_bytes(), from)),
@@ -175,7 +176,7 @@ fn reflect(ip: &str) {
     });
     say("ready");
     for thread in threads {
-        thread.join().expect("runs until it is killed");
+        thread.join().expect("serves until it is killed");
     }
 }
 

@@ -343,8 +343,8 @@ pub(crate) async fn udp_backend(prefix: &'static [u8]) -> SocketAddr {
 /// One client, connected to a frontend: it hears nothing that comes from another address.
 pub(crate) async fn udp_client(frontend: SocketAddr) -> UdpSocket {
     let any: SocketAddr = match frontend {
-        SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, 0).into(),
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let client = UdpSocket::bind(any).await.unwrap();
     client.connect(frontend).await.unwrap();

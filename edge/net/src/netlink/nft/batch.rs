@@ -268,26 +268,11 @@ impl Nft {
         Ok(committed)
     }
 
-    /// How many steps one transaction can take.
+    /// How many steps the next transaction takes.
     fn fitting(&self, steps: &[Step], indivisible: usize) -> Result<usize, NetlinkError> {
-        let all = FRAME_LEN + steps.iter().map(Step::len).sum::<usize>();
-        if self.socket.reserve_send(all) {
-            return Ok(steps.len());
-        }
-        let least = indivisible.max(1);
-        let mut bytes = FRAME_LEN + steps[..least].iter().map(Step::len).sum::<usize>();
-        if !self.socket.reserve_send(bytes) {
-            return Err(NetlinkError::TooLarge { bytes });
-        }
-        let mut count = least;
-        while let Some(step) = steps.get(count) {
-            bytes += step.len();
-            if !self.socket.reserve_send(bytes) {
-                break;
-            }
-            count += 1;
-        }
-        Ok(count)
+        let lengths: Vec<usize> = steps.iter().map(Step::len).collect();
+        fitting(&lengths, indivisible, |bytes| self.socket.reserve_send(bytes))
+            .map_err(|bytes| NetlinkError::TooLarge { bytes })
     }
 
     fn transaction(&mut self, steps: &[Step]) -> Result<usize, NetlinkError> {
@@ -318,6 +303,26 @@ impl Nft {
     }
 }
 
+/// How many steps of these lengths go into one transaction: all, or as many as fit but no fewer than the indivisible
+/// first ones. The error is the size of what must go at once and does not fit.
+fn fitting(lengths: &[usize], indivisible: usize, fits: impl Fn(usize) -> bool) -> Result<usize, usize> {
+    if fits(FRAME_LEN + lengths.iter().sum::<usize>()) {
+        return Ok(lengths.len());
+    }
+    let mut count = indivisible.max(1);
+    let mut bytes = FRAME_LEN + lengths[..count].iter().sum::<usize>();
+    if !fits(bytes) {
+        return Err(bytes);
+    }
+    while let Some(length) = lengths.get(count)
+        && fits(bytes + length)
+    {
+        bytes += length;
+        count += 1;
+    }
+    Ok(count)
+}
+
 fn refusal(step: Option<&Step>, answer: Answer) -> NetlinkError {
     let expression = step.and_then(|step| {
         let offset = answer.offset?.checked_sub(HEADER_LEN + 4)?;
@@ -330,5 +335,25 @@ fn refusal(step: Option<&Step>, answer: Answer) -> NetlinkError {
         errno: answer.errno,
         detail: answer.detail,
         expression,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(lengths: &[usize], indivisible: usize, room: usize, expected: Result<usize, usize>) {
+        assert_eq!(fitting(lengths, indivisible, |bytes| bytes <= FRAME_LEN + room), expected);
+    }
+
+    #[test]
+    fn elements_are_split_and_nothing_else() {
+        check(&[10, 10, 10, 10], 2, 40, Ok(4));
+        check(&[10, 10, 10, 10], 2, 39, Ok(3));
+        check(&[10, 10, 10, 10], 2, 20, Ok(2));
+        check(&[10, 10, 10, 10], 2, 19, Err(FRAME_LEN + 20));
+        check(&[10, 10], 0, 10, Ok(1));
+        check(&[10], 0, 9, Err(FRAME_LEN + 10));
     }
 }

@@ -282,7 +282,9 @@ impl Expr {
                 message.attr_be32(2, *modulus);
                 message.attr_be32(3, u32::from(*random));
             }
-            Self::NumgenFrom { .. } | Self::HtonU16 { .. } | Self::Learn { .. } => self.write_learning(message),
+            Self::NumgenFrom { .. } | Self::HtonU16 { .. } | Self::Learn { .. } => {
+                self.write_learning(message)
+            }
             Self::Counter | Self::Notrack => {}
             Self::Tproxy { .. } | Self::Reject(_) | Self::Masquerade { .. } | Self::Nat { .. } => {
                 self.write_target(message);

@@ -188,6 +188,8 @@ impl Handle {
                 Ok(found) => routes.extend(found),
                 // A table comes into being with its first route.
                 Err(error) if table.is_some() && error.is_missing() => {}
+                // Booted without IPv6.
+                Err(error) if family == libc::AF_INET6 && error.is_unsupported() => {}
                 Err(error) => return Err(error),
             }
         }
