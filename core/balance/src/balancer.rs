@@ -30,9 +30,13 @@ const EJECTION: Duration = Duration::from_secs(10);
 /// The bound of the time that doubles with every further failure.
 const MAX_EJECTION: Duration = Duration::from_secs(60);
 
+/// How long an endpoint to whose node no path was found is tried last: until the tunnel has told the router of it,
+/// which then ranks by paths and prefers the endpoint again as soon as there is one.
+const NO_PATH: Duration = Duration::from_secs(2);
+
 /// While one connection tries an endpoint whose ejection has run out, the others still avoid it: as long as a
-/// dial takes at most (the proxy's connect timeout of 3 s).
-const PROBE: Duration = Duration::from_secs(3);
+/// dial takes (the proxy gives one to another node 4 s).
+const PROBE: Duration = Duration::from_secs(4);
 
 /// What a pick depends on besides the endpoints.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +117,8 @@ pub enum Feedback {
     Connected,
     /// It did not.
     Failed,
+    /// It was not asked: no path led to its node.
+    NoPath,
 }
 
 /// Picks endpoints for every Service port of the node. Shared by all connections; every table in it is bounded.
@@ -204,6 +210,10 @@ impl Balancer {
                 }
             }
             Feedback::Failed => state.eject(ejection_key(endpoint, port.protocol), now),
+            Feedback::NoPath => {
+                let ejection = Ejection { until: now + NO_PATH, failures: 0 };
+                state.ejected.insert(ejection_key(endpoint, port.protocol), ejection);
+            }
         }
     }
 
@@ -260,6 +270,7 @@ impl State {
             let pin = Pin { endpoint: endpoint.hash(PIN_SEED), used: ctx.now };
             self.pins.insert(pin_key(ask.port, ctx.client), pin);
         }
+        self.forget_ejections(ctx.now);
         if !self.ejected.is_empty()
             && let Some(ejection) = self.ejected.get(&ejection_key(endpoint, ask.port.protocol))
             && ejection.until <= ctx.now
@@ -274,6 +285,13 @@ impl State {
                 .ejected
                 .peek(&ejection_key(endpoint, protocol))
                 .is_some_and(|ejection| now < ejection.until)
+    }
+
+    /// Forgets the oldest ejection when nothing follows from it any more; every pick looks at one.
+    fn forget_ejections(&mut self, now: Instant) {
+        if self.ejected.oldest().is_some_and(|(_, oldest)| oldest.until + MAX_EJECTION <= now) {
+            self.ejected.pop_oldest();
+        }
     }
 
     fn eject(&mut self, key: u64, now: Instant) {

@@ -75,6 +75,12 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         Some(value)
     }
 
+    /// The entry used longest ago.
+    pub fn oldest(&self) -> Option<(&K, &V)> {
+        let (_, key) = self.order.first_key_value()?;
+        Some((key, self.peek(key)?))
+    }
+
     /// Takes out the entry used longest ago.
     pub fn pop_oldest(&mut self) -> Option<(K, V)> {
         let (_, key) = self.order.pop_first()?;

@@ -83,6 +83,7 @@ impl Script {
             ["policy", "hash"] => self.policy = Policy::SourceIpHash,
             ["affinity", seconds] => self.affinity = Some(Duration::from_secs(seconds.parse().unwrap())),
             ["wait", seconds] => self.now += Duration::from_secs(seconds.parse().unwrap()),
+            ["nopath", name] => self.feedback(name, 0, Feedback::NoPath),
             ["fail", name] => self.feedback(name, 0, Feedback::Failed),
             ["ok", name, client] => self.feedback(name, client.parse().unwrap(), Feedback::Connected),
             ["pick", client] => {
@@ -227,6 +228,20 @@ fn further_failures_eject_for_longer() {
 }
 
 #[test]
+fn a_missing_path_ejects_for_a_moment_only() {
+    check(
+        "eps a b/1
+         nopath a
+         nopath a
+         nopath a
+         pick 1
+         wait 2
+         pick 1",
+        "b a! | a b",
+    );
+}
+
+#[test]
 fn all_ejected_are_still_tried() {
     check("eps a b/1\nfail a\nfail b\npick 1", "a! b!");
 }
@@ -328,6 +343,7 @@ fn the_table_forgets_what_was_used_longest_ago() {
     assert_eq!(table.insert(1, "a"), None);
     assert_eq!(table.insert(2, "b"), None);
     assert_eq!(table.get(&1), Some(&mut "a"));
+    assert_eq!(table.oldest(), Some((&2, &"b")));
     assert_eq!(table.insert(3, "c"), Some((2, "b")));
     assert_eq!(table.insert(1, "d"), None);
     assert_eq!(table.remove(&3), Some("c"));

@@ -3,12 +3,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use edgemesh_api::{Name, Object, Protocol, Service, label};
+use edgemesh_api::{Kind, Name, Object, Protocol, Service, label};
 
 use crate::address::routable;
-use crate::endpoints::{Families, Gather, addresses};
-use crate::objects::{Dirty, Objects};
-use crate::selector::PodIndex;
+use crate::endpoints::{Gather, addresses};
+use crate::objects::Objects;
 use crate::service::shape;
 use crate::{
     Finding, Frontend, FrontendEntry, LocalNode, MeshSnapshot, PodAddress, Policy, ServiceEntry, ServiceId,
@@ -25,68 +24,45 @@ pub(crate) struct Compiled {
     findings: Vec<Finding>,
 }
 
-/// Brings the entries up to date with the objects; only Services that something dirty concerns are built again.
+/// Brings the entries up to date with the objects. Only Services that something dirty concerns (`None`: all), or whose
+/// policy changed, are built again.
 pub(crate) fn services(
     objects: &Objects,
-    dirty: &Dirty,
+    dirty: Option<BTreeSet<ServiceId>>,
     policies: &BTreeMap<ServiceId, Policy>,
     compiled: &mut BTreeMap<ServiceId, Compiled>,
 ) {
-    let mut index = None;
-    compiled.retain(|id, _| objects.has_service(id));
-    for (id, service) in objects.services() {
-        let policy = policies.get(id).copied().unwrap_or_default();
-        let old = compiled.get(id);
-        if old.is_some_and(|old| old.entry.policy == policy && !concerns(objects, dirty, id, service)) {
+    let mut ids = dirty.unwrap_or_else(|| objects.service_ids().chain(compiled.keys()).cloned().collect());
+    let policy_of = |id: &ServiceId| policies.get(id).copied().unwrap_or_default();
+    let changed = compiled.iter().filter(|(id, old)| old.entry.policy != policy_of(id));
+    ids.extend(changed.map(|(id, _)| id.clone()));
+    for id in ids {
+        let Some(service) = objects.service(&id) else {
+            compiled.remove(&id);
             continue;
-        }
-        let mut new = build(objects, id, service, policy, &mut index);
-        if let Some(old) = compiled.get(id)
+        };
+        let mut new = build(objects, &id, service, policy_of(&id));
+        if let Some(old) = compiled.get(&id)
             && old.entry == new.entry
         {
             new.entry = old.entry.clone();
         }
-        compiled.insert(id.clone(), new);
+        compiled.insert(id, new);
     }
 }
 
-fn concerns(objects: &Objects, dirty: &Dirty, id: &ServiceId, service: &Service) -> bool {
-    let pods_changed = || {
-        let mut selector = service.spec.selector.iter();
-        let changed = |(key, value): (&Name, &Name)| {
-            dirty.labels.contains(&(id.namespace.clone(), key.clone(), value.clone()))
-        };
-        !dirty.labels.is_empty() && from_pods(objects, id, service) && selector.any(changed)
-    };
-    dirty.all || dirty.services.contains(id) || pods_changed()
-}
-
-/// Whether the endpoints of a Service are computed from Pods.
-fn from_pods(objects: &Objects, id: &ServiceId, service: &Service) -> bool {
-    !service.spec.selector.is_empty()
-        && objects.slices(id).next().is_none()
-        && objects.endpoints(id).is_none()
-}
-
-fn build<'a>(
-    objects: &'a Objects,
-    id: &ServiceId,
-    service: &Service,
-    policy: Policy,
-    index: &mut Option<PodIndex<'a>>,
-) -> Compiled {
+fn build(objects: &Objects, id: &ServiceId, service: &Service, policy: Policy) -> Compiled {
     let mut findings = Vec::new();
     let (mut entry, ports) = shape(id, service, policy, &mut findings);
-    let mut gather = Gather::new(objects, ports, &mut findings);
+    let mut gather = Gather::new(objects, ports, &entry.cluster_ips, &mut findings);
     if matches!(entry.kind, ServiceKind::ExternalName(_)) {
         // An alias has no endpoints, whatever objects bear its name.
     } else if objects.slices(id).next().is_some() {
         objects.slices(id).for_each(|slice| gather.slice(slice));
     } else if let Some(endpoints) = objects.endpoints(id) {
         gather.endpoints(endpoints);
-    } else if from_pods(objects, id, service) {
-        let index = index.get_or_insert_with(|| PodIndex::new(objects.pods()));
-        gather.pods(service, Families::of(&entry.cluster_ips), index);
+    } else {
+        gather.pods(service);
     }
     entry.ports = gather.finish();
     Compiled { entry: Arc::new(entry), findings }
@@ -160,7 +136,7 @@ fn namespaces(objects: &Objects) -> BTreeSet<Name> {
 }
 
 fn pods_by_ip(objects: &Objects) -> HashMap<IpAddr, Vec<PodAddress>> {
-    let mut by_ip: HashMap<_, Vec<_>> = HashMap::new();
+    let mut by_ip: HashMap<_, Vec<_>> = HashMap::with_capacity(objects.count(Kind::Pod));
     for pod in objects.pods() {
         if matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed")) {
             continue;

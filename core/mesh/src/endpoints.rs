@@ -8,13 +8,13 @@ use edgemesh_api::{
 
 use crate::address::routable;
 use crate::objects::Objects;
-use crate::selector::PodIndex;
 use crate::{Backend, Finding, Hints, PortEntry};
 
 /// Gathers the endpoints of one Service, port by port.
 pub(crate) struct Gather<'a> {
     objects: &'a Objects,
     ports: Vec<(ServicePort, BTreeMap<BackendKey, Backend>)>,
+    cluster_ips: &'a [IpAddr],
     findings: &'a mut Vec<Finding>,
 }
 
@@ -22,8 +22,14 @@ pub(crate) struct Gather<'a> {
 type BackendKey = (SocketAddr, Option<Name>);
 
 impl<'a> Gather<'a> {
-    pub(crate) fn new(objects: &'a Objects, ports: Vec<ServicePort>, findings: &'a mut Vec<Finding>) -> Self {
-        Self { objects, ports: ports.into_iter().map(|port| (port, BTreeMap::new())).collect(), findings }
+    pub(crate) fn new(
+        objects: &'a Objects,
+        ports: Vec<ServicePort>,
+        cluster_ips: &'a [IpAddr],
+        findings: &'a mut Vec<Finding>,
+    ) -> Self {
+        let ports = ports.into_iter().map(|port| (port, BTreeMap::new())).collect();
+        Self { objects, ports, cluster_ips, findings }
     }
 
     pub(crate) fn finish(self) -> Vec<PortEntry> {
@@ -40,11 +46,16 @@ impl<'a> Gather<'a> {
         self.findings.push(Finding { object: format!("{kind} {key}"), message });
     }
 
-    /// Reads an address, or reports why it is not used.
+    /// Reads an address, or reports why it is not used. An endpoint at the Service's own address would send
+    /// connections in circles.
     fn address(&mut self, kind: &str, key: &ObjectKey, text: &str) -> Option<IpAddr> {
-        routable(text)
-            .map_err(|error| self.report(kind, key, format!("endpoint address {text:?} {}", error.as_str())))
-            .ok()
+        let reason = match routable(text) {
+            Ok(ip) if !self.cluster_ips.contains(&ip) => return Some(ip),
+            Ok(_) => "is the Service's own clusterIP",
+            Err(error) => error.as_str(),
+        };
+        self.report(kind, key, format!("endpoint address {text:?} {reason}"));
+        None
     }
 
     fn add(&mut self, index: usize, port: u16, mut backend: Backend) {
@@ -174,8 +185,9 @@ impl<'a> Gather<'a> {
 
     /// Endpoints of a Service with a selector and without endpoint objects, as the endpoint slice controller of
     /// Kubernetes would write them.
-    pub(crate) fn pods(&mut self, service: &Service, families: Families, index: &PodIndex<'_>) {
-        for pod in index.select(&service.metadata.namespace, &service.spec.selector) {
+    pub(crate) fn pods(&mut self, service: &Service) {
+        let families = Families::of(self.cluster_ips);
+        for pod in self.objects.select(&service.metadata.namespace, &service.spec.selector) {
             if matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed")) {
                 continue;
             }
@@ -243,14 +255,14 @@ fn is_portless(port: &ServicePort) -> bool {
 
 /// Address families of a Service.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Families {
+struct Families {
     v4: bool,
     v6: bool,
 }
 
 impl Families {
     /// The families of the virtual addresses; without any (headless), both.
-    pub(crate) fn of(cluster_ips: &[IpAddr]) -> Self {
+    fn of(cluster_ips: &[IpAddr]) -> Self {
         let any = cluster_ips.is_empty();
         Self {
             v4: any || cluster_ips.iter().any(IpAddr::is_ipv4),

@@ -9,7 +9,6 @@ mod endpoints;
 mod objects;
 mod path;
 mod policy;
-mod selector;
 mod service;
 mod snapshot;
 mod state;

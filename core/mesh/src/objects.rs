@@ -1,3 +1,4 @@
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,19 +13,25 @@ use crate::ServiceId;
 pub(crate) struct Objects {
     by_kind: [BTreeMap<ObjectKey, Arc<Object>>; Kind::ALL.len()],
     slices_of: BTreeMap<ServiceId, BTreeSet<ObjectKey>>,
-    pub(crate) dirty: Dirty,
+    /// Pods by label, so that a selector looks at the Pods of its rarest pair only.
+    pods_with: BTreeMap<Label, BTreeSet<Name>>,
+    /// Services by the pairs of their selectors, so that a Pod finds the Services it may concern.
+    services_selecting: BTreeMap<Label, BTreeSet<Name>>,
+    dirty: Dirty,
 }
+
+/// Namespace, key and value.
+type Label = (Name, Name, Name);
 
 /// What changed since the last compile, as far as it decides which Services are compiled again.
 #[derive(Debug, Default)]
-pub(crate) struct Dirty {
+struct Dirty {
     /// A Node changed: zones and addresses of nodes appear in every Service.
-    pub(crate) all: bool,
+    all: bool,
     /// Services whose own objects changed.
-    pub(crate) services: BTreeSet<ServiceId>,
-    /// Namespace, key and value of the labels of Pods that changed: a Service computed from Pods is compiled
-    /// again when its selector has one of them.
-    pub(crate) labels: BTreeSet<(Name, Name, Name)>,
+    services: BTreeSet<ServiceId>,
+    /// Labels of Pods that changed: a Service computed from Pods is compiled again when its selector has one.
+    labels: BTreeSet<Label>,
 }
 
 impl Objects {
@@ -40,9 +47,7 @@ impl Objects {
         }
         self.remove(object.kind(), &key);
         self.touch(&object);
-        if let Some(service) = service_of_slice(&object) {
-            self.slices_of.entry(service).or_default().insert(key.clone());
-        }
+        self.index(&object, true);
         self.by_kind[object.kind() as usize].insert(key, object);
         true
     }
@@ -51,15 +56,29 @@ impl Objects {
     pub(crate) fn remove(&mut self, kind: Kind, key: &ObjectKey) -> bool {
         let Some(object) = self.by_kind[kind as usize].remove(key) else { return false };
         self.touch(&object);
-        if let Some(service) = service_of_slice(&object)
-            && let Some(slices) = self.slices_of.get_mut(&service)
-        {
-            slices.remove(key);
-            if slices.is_empty() {
-                self.slices_of.remove(&service);
-            }
-        }
+        self.index(&object, false);
         true
+    }
+
+    fn index(&mut self, object: &Object, known: bool) {
+        match object {
+            Object::EndpointSlice(slice) => {
+                if let Some(service) = service_of_slice(object) {
+                    mark(&mut self.slices_of, service, slice.metadata.key(), known);
+                }
+            }
+            Object::Pod(pod) => {
+                for label in labels(&pod.metadata.namespace, &pod.metadata.labels) {
+                    mark(&mut self.pods_with, label, pod.metadata.name.clone(), known);
+                }
+            }
+            Object::Service(service) => {
+                for label in labels(&service.metadata.namespace, &service.spec.selector) {
+                    mark(&mut self.services_selecting, label, service.metadata.name.clone(), known);
+                }
+            }
+            Object::Endpoints(_) | Object::Node(_) | Object::Namespace(_) | Object::DestinationRule(_) => {}
+        }
     }
 
     fn touch(&mut self, object: &Object) {
@@ -69,14 +88,38 @@ impl Objects {
             }
             Object::EndpointSlice(_) => self.dirty.services.extend(service_of_slice(object)),
             Object::Pod(pod) => {
-                let metadata = &pod.metadata;
-                let labels = metadata.labels.iter();
-                self.dirty.labels.extend(
-                    labels.map(|(key, value)| (metadata.namespace.clone(), key.clone(), value.clone())),
-                );
+                self.dirty.labels.extend(labels(&pod.metadata.namespace, &pod.metadata.labels))
             }
             Object::Node(_) => self.dirty.all = true,
             Object::Namespace(_) | Object::DestinationRule(_) => {}
+        }
+    }
+
+    /// What changed since it was asked last; `None` when every Service is concerned.
+    pub(crate) fn take_dirty(&mut self) -> Option<BTreeSet<ServiceId>> {
+        let Dirty { all, mut services, labels } = std::mem::take(&mut self.dirty);
+        for label in &labels {
+            let selecting = self.services_selecting.get(label).into_iter().flatten();
+            services.extend(selecting.map(|name| ObjectKey::new(label.0.clone(), name.clone())));
+        }
+        (!all).then_some(services)
+    }
+
+    /// The Pods that a selector selects, by name. An empty selector selects nothing: such a Service has its endpoints
+    /// given (core/v1 ServiceSpec.selector).
+    pub(crate) fn select(&self, namespace: &Name, selector: &BTreeMap<Name, Name>) -> Vec<&Pod> {
+        let sets = labels(namespace, selector).map(|label| self.pods_with.get(&label));
+        let rarest = sets.min_by_key(|pods| pods.map_or(0, BTreeSet::len)).flatten();
+        let pods = rarest.into_iter().flatten().filter_map(|name| self.pod(namespace, name));
+        pods.filter(|pod| selector.iter().all(|(key, value)| pod.metadata.labels.get(key) == Some(value)))
+            .collect()
+    }
+
+    fn pod(&self, namespace: &Name, name: &Name) -> Option<&Pod> {
+        match self.of(Kind::Pod).get(&ObjectKey::new(namespace.clone(), name.clone())).map(|object| &**object)
+        {
+            Some(Object::Pod(pod)) => Some(pod),
+            _ => None,
         }
     }
 
@@ -95,11 +138,15 @@ impl Objects {
         Kind::ALL.into_iter().flat_map(|kind| self.of(kind).values())
     }
 
-    pub(crate) fn services(&self) -> impl Iterator<Item = (&ServiceId, &Service)> {
-        self.of(Kind::Service).iter().filter_map(|(key, object)| match &**object {
-            Object::Service(service) => Some((key, service)),
+    pub(crate) fn service_ids(&self) -> impl Iterator<Item = &ServiceId> {
+        self.of(Kind::Service).keys()
+    }
+
+    pub(crate) fn service(&self, id: &ServiceId) -> Option<&Service> {
+        match self.of(Kind::Service).get(id).map(|object| &**object) {
+            Some(Object::Service(service)) => Some(service),
             _ => None,
-        })
+        }
     }
 
     pub(crate) fn has_service(&self, id: &ServiceId) -> bool {
@@ -161,4 +208,20 @@ fn service_of_slice(object: &Object) -> Option<ServiceId> {
     let Object::EndpointSlice(slice) = object else { return None };
     let name = slice.metadata.labels.get(label::SERVICE_NAME).filter(|name| !name.is_empty())?;
     Some(ServiceId { namespace: slice.metadata.namespace.clone(), name: name.clone() })
+}
+
+fn labels(namespace: &Name, pairs: &BTreeMap<Name, Name>) -> impl Iterator<Item = Label> {
+    pairs.iter().map(|(key, value)| (namespace.clone(), key.clone(), value.clone()))
+}
+
+/// Adds to or removes from a set of sets; empty sets are dropped.
+fn mark<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V, known: bool) {
+    if known {
+        sets.entry(key).or_default().insert(value);
+    } else if let Entry::Occupied(mut set) = sets.entry(key) {
+        set.get_mut().remove(&value);
+        if set.get().is_empty() {
+            set.remove();
+        }
+    }
 }

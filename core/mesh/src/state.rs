@@ -135,10 +135,10 @@ impl MeshState {
     /// Compiles what is known into the next snapshot. Equal states give equal snapshots but for the generation.
     pub fn compile(&mut self) -> MeshSnapshot {
         self.generation = Generation(self.generation.0 + 1);
-        let dirty = std::mem::take(&mut self.objects.dirty);
+        let dirty = self.objects.take_dirty();
         let mut findings = Vec::new();
         let policies = policies(&self.objects, &mut findings);
-        compile::services(&self.objects, &dirty, &policies, &mut self.compiled);
+        compile::services(&self.objects, dirty, &policies, &mut self.compiled);
         let mut snapshot = compile::assemble(&self.node, &self.objects, &self.compiled, findings);
         snapshot.generation = self.generation;
         snapshot.stale = self.is_stale();

@@ -159,12 +159,8 @@ impl<C: PartialEq> Resolver<C> {
                 if parsed.qtype == rtype::ANY && !matches!(node, Node::Missing) {
                     put_hinfo(&mut writer, owner, self.zone.ttl);
                 }
-                Records::new(&self.zone, &mut writer, &parsed.name, depth, draw).append(
-                    &node,
-                    owner,
-                    parsed.qtype,
-                    serial,
-                );
+                let mut records = Records::new(&self.zone, &mut writer, &parsed.name, depth, draw);
+                records.append(&node, owner, parsed.qtype, serial);
                 if matches!(node, Node::Missing) {
                     rcode = Rcode::NxDomain;
                 }

@@ -1,14 +1,16 @@
 use std::time::{Duration, Instant};
 
 use domain::base::iana::Rtype;
+use domain::base::message_builder::TreeCompressor;
 use domain::base::{Message, ParsedName};
+use domain::dep::octseq::OctetsBuilder as _;
 use domain::rdata::{AllRecordData, Soa};
 
 use crate::name::LowerName;
 use crate::query::{Edns, Query, skip_name};
 use crate::wire::{
-    Ede, HEADER, OPT_RESERVE, Section, Transport, UDP_PAYLOAD, Writer, class, flag, put_opt, rtype, set_u16,
-    u16_at, u32_at,
+    Ede, HEADER, OPT_RESERVE, Section, Transport, UDP_PAYLOAD, Writer, class, flag, put_opt, set_u16, u16_at,
+    u32_at,
 };
 
 /// Whether a datagram answers the question that was sent: id, QR, opcode and question must be the same. Anything
@@ -75,49 +77,53 @@ impl Age {
 }
 
 impl Stored {
-    /// Takes a reply apart; `None` when it is malformed anywhere.
+    /// Takes a reply apart; `None` when it is malformed anywhere. It is composed anew, because the names in it may
+    /// point at octets that are written later: the header, a TTL.
     pub(crate) fn from_reply(reply: &[u8]) -> Option<Self> {
         let parsed = Message::from_slice(reply).ok()?;
         let question = parsed.sole_question().ok()?;
-        let name = LowerName::parse(reply.get(HEADER..)?)?;
-        let question_end = HEADER + name.wire().len() + 4;
-        let qtype = question.qtype().to_int();
-        let mut shape = Shape { least: u32::MAX, denial: None, answered: false, ttls: Vec::new() };
-        let mut at = question_end;
+        let question_end = HEADER + LowerName::parse(reply.get(HEADER..)?)?.wire().len() + 4;
+        let mut shape =
+            Shape { qtype: question.qtype().to_int(), least: u32::MAX, denial: None, answered: false };
+        let mut message = TreeCompressor::new(Vec::with_capacity(reply.len()));
+        message.append_slice(&reply[..HEADER]).ok()?;
+        question.compose(&mut message).ok()?;
         let mut counts = [1_u16, 0, 0, 0];
+        let mut starts = Vec::new();
         for record in parsed.iter() {
             let (record, section) = record.ok()?;
             if record.rtype() == Rtype::OPT {
                 break;
             }
-            // Reading the data finds broken names in it, which would otherwise reach every client.
             let record = record.into_any_record::<AllRecordData<_, ParsedName<_>>>().ok()?;
-            let start = skip_name(reply, at)?;
-            at = start + 10 + usize::from(u16_at(reply, start + 8)?);
             let section = match section {
                 domain::base::message::Section::Answer => Section::Answer,
                 domain::base::message::Section::Authority => Section::Authority,
-                _ => Section::Additional,
+                domain::base::message::Section::Additional => Section::Additional,
             };
             counts[section as usize] += 1;
-            shape.record(section, record.rtype().to_int(), record.ttl().as_secs(), qtype);
-            shape.ttls.push(u16::try_from(start + 4).ok()?);
+            shape.record(section, record.rtype().to_int(), record.ttl().as_secs());
             if let AllRecordData::Soa(soa) = record.data()
                 && section == Section::Authority
             {
                 shape.soa(soa, record.ttl().as_secs());
             }
+            starts.push(message.as_slice().len());
+            record.compose(&mut message).ok()?;
         }
-        let mut message: Box<[u8]> = reply.get(..at)?.into();
+        let mut message = message.into_target();
+        let ttl_at = |start: usize| u16::try_from(skip_name(&message, start)? + 4).ok();
+        let ttls: Option<Box<[u16]>> = starts.into_iter().map(ttl_at).collect();
+        let fits = message.len() <= usize::from(u16::MAX);
         for (index, count) in counts.iter().enumerate() {
             set_u16(&mut message, 4 + 2 * index, *count);
         }
         let rcode = u16_at(reply, 2)? & 0x0f;
         let negative = rcode != 0 || !shape.answered;
         Some(Self {
-            message,
             lifetime: shape.lifetime(rcode, negative),
-            ttls: shape.ttls.into(),
+            ttls: ttls.filter(|_| fits)?,
+            message: message.into(),
             question_end: u16::try_from(question_end).ok()?,
             negative,
         })
@@ -226,18 +232,18 @@ impl Stored {
 
 /// What is learnt on the walk over a reply's records.
 struct Shape {
+    qtype: u16,
     least: u32,
     denial: Option<u32>,
     answered: bool,
-    ttls: Vec<u16>,
 }
 
 impl Shape {
-    fn record(&mut self, section: Section, rtype: u16, ttl: u32, qtype: u16) {
+    fn record(&mut self, section: Section, rtype: u16, ttl: u32) {
         // RFC 2181 section 8: a TTL with the top bit set is zero.
         let ttl = if ttl > i32::MAX as u32 { 0 } else { ttl };
         self.least = self.least.min(ttl);
-        self.answered |= section == Section::Answer && (rtype == qtype || qtype == rtype::ANY);
+        self.answered |= section == Section::Answer && rtype == self.qtype;
     }
 
     fn soa<N>(&mut self, soa: &Soa<N>, ttl: u32) {

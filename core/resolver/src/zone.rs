@@ -109,13 +109,17 @@ fn published_addresses(service: &ServiceEntry, wanted: impl Fn(&Backend) -> bool
 pub(crate) fn addresses(node: &Node<'_>) -> Vec<IpAddr> {
     match node {
         Node::Address(ip) => vec![*ip],
-        Node::Service(service) if service.kind == ServiceKind::Headless => published_addresses(service, |_| true),
+        Node::Service(service) if service.kind == ServiceKind::Headless => {
+            published_addresses(service, |_| true)
+        }
         Node::Service(service) => service.cluster_ips.clone(),
         Node::Endpoint(service, label) => {
             let wanted = Label::new(label);
             published_addresses(service, |backend| wanted.names(backend))
         }
-        Node::Apex | Node::Version | Node::NameServer | Node::Empty | Node::Missing | Node::Port(..) => Vec::new(),
+        Node::Apex | Node::Version | Node::NameServer | Node::Empty | Node::Missing | Node::Port(..) => {
+            Vec::new()
+        }
     }
 }
 
@@ -251,7 +255,8 @@ impl<'z, 'w, 'o> Records<'z, 'w, 'o> {
         qtype: u16,
         wanted: impl Fn(&Backend) -> bool,
     ) {
-        let ips = published_addresses(service, |backend| wanted(backend) && of_type(backend.addr.ip(), qtype));
+        let ips =
+            published_addresses(service, |backend| wanted(backend) && of_type(backend.addr.ip(), qtype));
         for ip in rotated(&ips, self.draw) {
             self.writer.address(Section::Answer, owner, self.zone.ttl, *ip);
         }

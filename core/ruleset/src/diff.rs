@@ -61,6 +61,18 @@ impl Ruleset {
     }
 }
 
+impl Ruleset {
+    /// The ruleset without what concerns these virtual addresses.
+    #[must_use]
+    pub fn without(&self, vips: &BTreeSet<IpAddr>) -> Self {
+        let mut rest = self.clone();
+        rest.frontends.retain(|frontend| !vips.contains(&frontend.ip));
+        rest.vips.retain(|vip| !vips.contains(vip));
+        rest.routes.retain(|route| !vips.contains(&route.vip));
+        rest
+    }
+}
+
 /// Members to add to, and to delete from, `installed`.
 fn changes<T: Copy + Ord>(wanted: &BTreeSet<T>, installed: &BTreeSet<T>) -> (Vec<T>, Vec<T>) {
     (wanted.difference(installed).copied().collect(), installed.difference(wanted).copied().collect())

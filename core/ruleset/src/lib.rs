@@ -78,7 +78,7 @@ impl Default for Device {
 /// What, beside the snapshot, decides the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RulesetSettings {
-    /// Port of the listeners on 127.0.0.1 and [::1].
+    /// Port of the listeners on `127.0.0.1` and `::1`.
     pub port: u16,
     /// The device.
     pub device: Device,

@@ -117,6 +117,7 @@ fn match_words(it: Match, family: Family, ip: &str) -> String {
     match it {
         Match::Is(l4) => format!("meta l4proto {}", protocol(l4)),
         Match::IsNot(l4) => format!("meta l4proto != {}", protocol(l4)),
+        Match::NotFromLoopback => "iif != \"lo\"".to_owned(),
         Match::ToVip => format!("{ip} daddr @{}", family.vips()),
         Match::Frontend(Side::Destination) => format!("{ip} daddr . meta l4proto . th dport @{frontends}"),
         Match::Frontend(Side::Source) => format!("{ip} saddr . meta l4proto . th sport @{frontends}"),

@@ -82,6 +82,8 @@ pub enum Match {
     Is(L4),
     /// Of any other.
     IsNot(L4),
+    /// Came from another device than the loopback.
+    NotFromLoopback,
     /// Goes to a virtual address.
     ToVip,
     /// Address, protocol and port of this side are a frontend.
@@ -133,6 +135,9 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+/// Before everything, also before the hook of br_netfilter at the same priority, because of two hooks of one priority the
+/// one registered last is called first.
+const PRIORITY_FIRST: i32 = i32::MIN;
 /// Before connection tracking (-200).
 const PRIORITY_RAW: i32 = -300;
 /// After connection tracking, before destination NAT (-100).
@@ -142,6 +147,12 @@ const PRIORITY_FILTER: i32 = 0;
 /// The chains for a listener port, for packets of these families.
 pub(crate) fn chains(port: u16, families: &[Family]) -> Vec<Chain> {
     vec![
+        Chain {
+            name: "prerouting_bridged",
+            hook: Hook::Prerouting,
+            priority: PRIORITY_FIRST,
+            rules: bridged(port, families),
+        },
         Chain {
             name: "prerouting_raw",
             hook: Hook::Prerouting,
@@ -177,26 +188,44 @@ fn untracked(families: &[Family]) -> Vec<Rule> {
         .collect()
 }
 
+/// With `net.bridge.bridge-nf-call-iptables`, which Kubernetes wants, a packet from a pod on a bridge passes prerouting when
+/// it enters the bridge. When it leaves the bridge for the host, `ip_rcv` forgets the socket that TPROXY chose, and
+/// br_netfilter skips prerouting (`ip_sabotage_in`). This chain comes before that and chooses the socket once more.
+fn bridged(port: u16, families: &[Family]) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for &family in families {
+        for l4 in [L4::Tcp, L4::Udp] {
+            let mut rule = to_listener(family, l4, port, "frontends to the listener, from a bridge");
+            rule.matches.insert(0, Match::NotFromLoopback);
+            rules.push(rule);
+        }
+    }
+    rules
+}
+
 /// TPROXY takes only TCP and UDP, and nft wants the protocol said before it; two rules need no anonymous set.
-///
+fn to_listener(family: Family, l4: L4, port: u16, comment: &'static str) -> Rule {
+    let listener = match family {
+        Family::V4 => IpAddr::from(Ipv4Addr::LOCALHOST),
+        Family::V6 => IpAddr::from(Ipv6Addr::LOCALHOST),
+    };
+    Rule {
+        family,
+        matches: vec![Match::Is(l4), Match::Frontend(Side::Destination)],
+        action: Action::Tproxy(SocketAddr::new(listener, port)),
+        comment,
+    }
+}
+
 /// TPROXY lets a packet pass when nobody listens, as while a killed agent is started again. Whoever listens on all
 /// addresses of the host would get it, so it is dropped: the client tries again, and a restart within its patience costs a
 /// delay instead of an error. What does not open a TCP connection needs no rule: without a connection, the host resets it.
 fn intercepted(port: u16, families: &[Family]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for &family in families {
-        let listener = match family {
-            Family::V4 => IpAddr::from(Ipv4Addr::LOCALHOST),
-            Family::V6 => IpAddr::from(Ipv6Addr::LOCALHOST),
-        };
         let to_frontend = Match::Frontend(Side::Destination);
         for l4 in [L4::Tcp, L4::Udp] {
-            rules.push(Rule {
-                family,
-                matches: vec![Match::Is(l4), to_frontend],
-                action: Action::Tproxy(SocketAddr::new(listener, port)),
-                comment: "frontends to the listener",
-            });
+            rules.push(to_listener(family, l4, port, "frontends to the listener"));
         }
         for matches in
             [vec![Match::Is(L4::Tcp), Match::Syn, to_frontend], vec![Match::Is(L4::Udp), to_frontend]]

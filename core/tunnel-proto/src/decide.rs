@@ -42,9 +42,14 @@ impl TunnelState {
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut wake = Wake::default();
         self.pulse(now, &mut wake);
-        self.keep_relays(now, &mut wake);
         self.publish_own();
-        self.keep_peers(now, &mut wake);
+        if let Some(from) = self.dial_from.filter(|from| now < *from) {
+            wake.at(from);
+        } else {
+            self.keep_relays(now, &mut wake);
+            self.publish_own();
+            self.keep_peers(now, &mut wake);
+        }
         self.drain(now, &mut wake);
         wake.maybe(self.directory.expire(now));
         for (node, holder, refused) in self.directory.take_fresh_conflicts() {
@@ -148,9 +153,10 @@ impl TunnelState {
             return;
         }
         // Two addresses of one relay get one reservation: libp2p keeps one per connection.
-        let taken = self.relays.iter().any(|other| {
-            other.peer == relay.peer && other.reservation != Reservation::None
-        });
+        let taken = self
+            .relays
+            .iter()
+            .any(|other| other.peer == relay.peer && other.reservation != Reservation::None);
         // libp2p reserves over the first connection to the relay, which may be one that is dead and not yet gone.
         let dying = relay.peer.as_ref().and_then(|peer| self.peers.get(peer)).is_some_and(|peer| {
             peer.conns.iter().filter_map(|conn| self.connections.get(conn)).any(|other| other.closing)
@@ -293,6 +299,7 @@ impl TunnelState {
                     wake.maybe(peer.retry.at());
                 }
             }
+            None if wanted && peer.fresh && peer.circuit_dial.is_none() => self.attempt_circuit(id),
             None | Some(false) => {
                 if let Some(peer) = self.peers.get_mut(id) {
                     peer.punch.stop();
@@ -325,11 +332,26 @@ impl TunnelState {
         peer.started = Some(now);
         peer.failure = None;
         peer.try_direct = false;
+        peer.fresh = false;
         if let Some(dial) = direct_dial {
             let to = DialTo::Peer { peer: id.clone(), addresses: direct };
             self.actions.push_back(Action::Dial { dial, to });
         }
         if let Some(dial) = circuit_dial {
+            let to = DialTo::Circuit { peer: id.clone(), addresses: circuits };
+            self.actions.push_back(Action::Dial { dial, to });
+        }
+    }
+
+    /// Joins a circuit to an attempt in flight: the peer's reservation was not known when it began.
+    fn attempt_circuit(&mut self, id: &PeerId) {
+        let circuits = self.circuit_addresses(id);
+        let crowded = self.circuit_dials() >= MAX_CIRCUIT_DIALS;
+        let dial = DialId(self.number());
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.fresh = false;
+        if !circuits.is_empty() && !crowded {
+            peer.circuit_dial = Some(dial);
             let to = DialTo::Circuit { peer: id.clone(), addresses: circuits };
             self.actions.push_back(Action::Dial { dial, to });
         }
@@ -345,9 +367,20 @@ impl TunnelState {
             peer.started = Some(started);
             peer.retry.failed(started, now, most, draws);
         }
-        if let Some(node) = node {
+        if let Some(node) = node.filter(|_| !self.awaits_reservation(id, now)) {
             self.actions.push_back(Action::GaveUp { node, started });
         }
+    }
+
+    /// A peer, or this node, has just appeared at a relay: the reservation follows in a moment, and no failure is
+    /// final before.
+    pub(crate) fn awaits_reservation(&self, id: &PeerId, now: Instant) -> bool {
+        let recent = |since: Instant| now < since + TELL_WAIT;
+        let ready = |relay: &crate::relay::Relay| relay.ready.is_some();
+        self.relays.iter().filter_map(|relay| relay.ready).any(recent)
+            || self.directory.entry(id).is_some_and(|entry| {
+                entry.record.relays.is_empty() && recent(entry.learned) && self.relays.iter().any(ready)
+            })
     }
 
     /// Tries to replace a relayed connection: directly by either side, by a new circuit (on which DCUtR runs) by
@@ -401,34 +434,31 @@ impl TunnelState {
         addresses
     }
 
-    /// Circuits through the own relays that told of the peer or that it names, else through every relay that is up,
-    /// else through those it names.
+    /// Circuits to a peer: through the relays its record names, the own ones before others; through every own relay
+    /// while there is no record. A record that names none tells that there is no reservation yet.
     fn circuit_addresses(&self, id: &PeerId) -> Vec<Address> {
-        let told: BTreeSet<ConnId> = self.directory.sources(id).collect();
-        let named = self.directory.record(id).map(|record| record.relays.clone()).unwrap_or_default();
-        let up: Vec<(Address, bool)> = self
+        let record = self.directory.record(id);
+        let named: &[Address] = record.map_or(&[], |record| &record.relays);
+        let up: Vec<Address> = self
             .relays
             .iter()
             .filter(|relay| relay.ready.is_some() && relay.peer.as_ref() != Some(id))
-            .filter_map(|relay| {
-                let suffix = format!("/p2p/{}", relay.peer.as_ref()?);
-                let likely = relay.conn.is_some_and(|conn| told.contains(&conn))
-                    || named.iter().any(|address| address.as_str().ends_with(&suffix));
-                Some((relay.full_address()?, likely))
+            .filter(|relay| {
+                let suffix = relay.peer.as_ref().map(|peer| format!("/p2p/{peer}")).unwrap_or_default();
+                record.is_none() || named.iter().any(|address| address.as_str().ends_with(&suffix))
             })
+            .filter_map(|relay| relay.full_address())
             .collect();
-        let likely: Vec<&Address> = up.iter().filter(|(_, likely)| *likely).map(|(a, _)| a).collect();
-        let chosen: Vec<&Address> = if !likely.is_empty() {
-            likely
-        } else if !up.is_empty() {
-            up.iter().map(|(address, _)| address).collect()
-        } else {
-            named.iter().collect()
+        // An own relay that is not ready is dialled already; a second dial at once would have to use another port,
+        // and the relay would see this node at an address where nobody can reach it.
+        let own = |relay: &&Address| {
+            let known = self.relays.iter().filter_map(|relay| relay.peer.as_ref()).chain([&self.spec.peer]);
+            known.map(|peer| format!("/p2p/{peer}")).any(|suffix| relay.as_str().ends_with(&suffix))
         };
-        let own = format!("/p2p/{}", self.spec.peer);
+        let foreign: Vec<Address> = named.iter().filter(|relay| !own(relay)).cloned().collect();
+        let chosen = if up.is_empty() { foreign } else { up };
         chosen
-            .into_iter()
-            .filter(|relay| !relay.as_str().ends_with(&own))
+            .iter()
             .take(MAX_CIRCUITS)
             .map(|relay| Address::new(format!("{relay}/p2p-circuit/p2p/{id}")))
             .collect()
@@ -441,7 +471,9 @@ impl TunnelState {
             let Some((best, best_connection)) = self.best_of(peer) else { continue };
             let wanted = peer.in_lan(now) || self.wanted_by_name(id);
             for conn in &peer.conns {
-                let Some(connection) = self.connections.get(conn).filter(|other| !other.closing) else { continue };
+                let Some(connection) = self.connections.get(conn).filter(|other| !other.closing) else {
+                    continue;
+                };
                 if self.relays.iter().any(|relay| relay.conn == Some(*conn)) || connection.streams > 0 {
                     continue;
                 }
@@ -455,8 +487,11 @@ impl TunnelState {
                     idle.max(best_connection.since) + DRAIN_GRACE
                 } else if self.spec.peer < *id && !self.spec.relay {
                     // Of equals one side closes, lest each closes the other's choice.
-                    let grace =
-                        if matches!(connection.kind, LinkKind::Relayed(_)) { CIRCUIT_GRACE } else { DRAIN_GRACE };
+                    let grace = if matches!(connection.kind, LinkKind::Relayed(_)) {
+                        CIRCUIT_GRACE
+                    } else {
+                        DRAIN_GRACE
+                    };
                     idle.max(best_connection.since) + grace
                 } else {
                     continue;
@@ -474,8 +509,8 @@ impl TunnelState {
     }
 
     fn wanted_by_name(&self, id: &PeerId) -> bool {
-        self.directory.node_of(id).is_some_and(|node| {
-            self.wanted.warm.contains(node) || self.wanted.demanded.contains_key(node)
-        })
+        self.directory
+            .node_of(id)
+            .is_some_and(|node| self.wanted.warm.contains(node) || self.wanted.demanded.contains_key(node))
     }
 }

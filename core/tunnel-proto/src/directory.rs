@@ -41,6 +41,8 @@ pub(crate) struct Entry {
     gone: Option<Instant>,
     /// Over which connection the record in force came.
     from: ConnId,
+    /// When it came.
+    pub(crate) learned: Instant,
 }
 
 /// What a record changed.
@@ -85,7 +87,14 @@ impl Directory {
                 entry.gone = None;
                 let newer = direct || entry.from == conn || record.sequence > entry.record.sequence;
                 if newer && entry.record != record {
-                    *entry = Entry { record, signed, sources: entry.sources.clone(), gone: None, from: conn };
+                    *entry = Entry {
+                        record,
+                        signed,
+                        sources: entry.sources.clone(),
+                        gone: None,
+                        from: conn,
+                        learned: now,
+                    };
                     Learned::Changed
                 } else {
                     Learned::Same
@@ -93,8 +102,10 @@ impl Directory {
             }
             None => {
                 let sources = BTreeSet::from([conn]);
-                self.records
-                    .insert(record.peer.clone(), Entry { record, signed, sources, gone: None, from: conn });
+                self.records.insert(
+                    record.peer.clone(),
+                    Entry { record, signed, sources, gone: None, from: conn, learned: now },
+                );
                 Learned::Changed
             }
         };
@@ -164,11 +175,6 @@ impl Directory {
         self.records.get(peer)
     }
 
-    /// Connections over which a peer's record was told.
-    pub(crate) fn sources(&self, peer: &PeerId) -> impl Iterator<Item = ConnId> + '_ {
-        self.records.get(peer).into_iter().flat_map(|entry| entry.sources.iter().copied())
-    }
-
     /// Every node somebody speaks for.
     pub(crate) fn nodes(&self) -> BTreeSet<Name> {
         self.names.keys().chain(self.vouched.keys()).cloned().collect()
@@ -193,9 +199,10 @@ impl Directory {
     fn bind(&mut self, node: &Name, now: Instant) {
         let present = |entry: &Entry| entry.gone.is_none();
         let claims = |entry: &Entry| entry.record.node.as_ref() == Some(node);
-        let held = self.names.get(node).and_then(|peer| self.records.get(peer)).is_some_and(|entry| {
-            claims(entry) && entry.gone.is_none_or(|gone| now < gone + CONFLICT_HOLD)
-        });
+        let held =
+            self.names.get(node).and_then(|peer| self.records.get(peer)).is_some_and(|entry| {
+                claims(entry) && entry.gone.is_none_or(|gone| now < gone + CONFLICT_HOLD)
+            });
         if !held {
             let next = self.records.values().find(|entry| claims(entry) && present(entry));
             match next.map(|entry| entry.record.peer.clone()) {

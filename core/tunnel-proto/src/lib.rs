@@ -25,12 +25,11 @@ pub use control::{CONTROL_PROTOCOL, Frame, FrameError, MAX_FRAME};
 pub use directory::{CONFLICT_HOLD, Conflict, MAX_RECORDS};
 pub use event::{Action, DialId, DialTo, Failure, Input, LinkKind, RelayTarget, Report, TunnelSpec};
 pub use header::{
-    Answer, HeaderError, MAX_DATAGRAM, MAX_HEADER, STREAM_PROTOCOL, StreamHeader, datagram_prefix, split_datagram,
+    Answer, HeaderError, MAX_DATAGRAM, MAX_HEADER, STREAM_PROTOCOL, StreamHeader, datagram_prefix,
+    split_datagram,
 };
 pub use path::UnreachableReason;
 pub use punch::PUNCH_STEPS;
-pub use record::{
-    Address, MAX_RECORD, PeerId, PeerRecord, RecordError, SIGNING_DOMAIN, Sign, SignedRecord,
-};
+pub use record::{Address, MAX_RECORD, PeerId, PeerRecord, RecordError, SIGNING_DOMAIN, Sign, SignedRecord};
 pub use relay::{RelayReason, RelayState, RelayView};
 pub use state::{ConnectionView, PeerView, TunnelState};

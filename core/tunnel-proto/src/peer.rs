@@ -46,6 +46,8 @@ pub(crate) struct Peer {
     pub(crate) punch: Punch,
     /// An address is new: try it though a relayed connection stands.
     pub(crate) try_direct: bool,
+    /// The record changed since the last attempt began: what it names now may lead there.
+    pub(crate) fresh: bool,
     pub(crate) failure: Option<Failure>,
     /// Addresses found in the LAN, with the last sign of each.
     pub(crate) lan: Vec<(Address, Instant)>,

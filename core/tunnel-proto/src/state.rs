@@ -22,6 +22,12 @@ pub(crate) const MAX_WARM: usize = 64;
 /// Nodes with a remembered demand; beyond it demands are told the present state at once.
 pub(crate) const MAX_DEMANDED: usize = 1024;
 
+/// How long listening may take to begin; a node that does not listen at all loses no more than this.
+const LISTEN_WAIT: Duration = Duration::from_millis(250);
+
+/// How long after the first own address the others follow.
+const LISTEN_SETTLE: Duration = Duration::from_millis(20);
+
 /// A connection as the status shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionView {
@@ -64,6 +70,8 @@ pub struct TunnelState {
     pub(crate) signer: Box<dyn Sign>,
     pub(crate) own: Option<(PeerRecord, SignedRecord)>,
     pub(crate) addresses: Vec<Address>,
+    /// No dial before: its socket should have the listen port, and that is known when listening has begun.
+    pub(crate) dial_from: Option<Instant>,
     pub(crate) relays: Vec<Relay>,
     pub(crate) connections: BTreeMap<ConnId, Connection>,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
@@ -102,6 +110,7 @@ impl TunnelState {
             signer,
             own: None,
             addresses: Vec::new(),
+            dial_from: Some(now + LISTEN_WAIT),
             relays,
             connections: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -141,7 +150,11 @@ impl TunnelState {
                     return;
                 }
             }
-            Input::Listening { addresses } => self.addresses = addresses,
+            Input::Listening { addresses } => {
+                self.addresses = addresses;
+                // The addresses of the interfaces come one by one.
+                self.dial_from = self.dial_from.map(|from| from.min(now + LISTEN_SETTLE));
+            }
             Input::Mesh { nodes, vouched } => {
                 self.wanted.warm = nodes;
                 if let Some(own) = &self.spec.node {
@@ -309,6 +322,8 @@ impl TunnelState {
             peer.dial_ended(dial);
         }
         peer.failure = None;
+        // Whoever is reached through a relay is tried directly at once: only one of the two may be behind a NAT.
+        peer.try_direct = relayed;
         if !relayed {
             peer.punch.stop();
         }
@@ -340,7 +355,8 @@ impl TunnelState {
                 relay.peer = Some(id.clone());
                 relay.reached = Some(address.clone());
             }
-            if dialled || (relay.conn.is_none() && relay.peer.as_ref() == Some(id) && relay.reached.is_some()) {
+            if dialled || (relay.conn.is_none() && relay.peer.as_ref() == Some(id) && relay.reached.is_some())
+            {
                 relay.conn = relay.conn.or(Some(conn));
                 relay.reason = None;
             }
@@ -450,6 +466,7 @@ impl TunnelState {
         }
         if learned == Learned::Changed {
             peer.try_direct |= addresses_differ;
+            peer.fresh = true;
             if addresses_differ && peer.punch.running() {
                 peer.punch.restart(now);
             }
@@ -535,12 +552,12 @@ impl TunnelState {
             return;
         }
         if let Some(id) = self.directory.peer_of(&node).cloned() {
-            let reached = self.reached(&id);
+            let (reached, settled) = (self.reached(&id), !self.awaits_reservation(&id, now));
             let peer = self.peers.entry(id).or_default();
             if !reached && !peer.dialling() {
                 match peer.started {
                     // A failure of just now answers this demand too.
-                    Some(started) if now < started + DEMAND_PAUSE && !peer.retry.ready(now) => {
+                    Some(started) if settled && now < started + DEMAND_PAUSE && !peer.retry.ready(now) => {
                         self.actions.push_back(Action::GaveUp { node: node.clone(), started: now });
                     }
                     _ => peer.retry.hasten(now),

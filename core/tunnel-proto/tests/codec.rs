@@ -127,13 +127,7 @@ fn datagrams() {
 #[test]
 fn records() {
     let full = record();
-    let bare = PeerRecord {
-        node: None,
-        zone: None,
-        addresses: Vec::new(),
-        relays: Vec::new(),
-        ..record()
-    };
+    let bare = PeerRecord { node: None, zone: None, addresses: Vec::new(), relays: Vec::new(), ..record() };
     for record in [full, bare] {
         let bytes = record.encode().unwrap();
         assert_eq!(PeerRecord::decode(&bytes), Ok(record));

@@ -1,6 +1,7 @@
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};
 
+use edgemesh_net::netlink::rt::Handle;
 use edgemesh_resolver::SettingsError;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
@@ -9,7 +10,7 @@ use crate::settings::ListenAddress;
 
 /// Connections the kernel holds for us to accept; as many as we serve at a time.
 const BACKLOG: i32 = 64;
-/// A free UDP port need not be free for TCP: how often another is tried when port 0 is asked for.
+/// A port that is free for TCP need not be free for UDP: how often another is tried when port 0 is asked for.
 const FREE_PORT_TRIES: usize = 8;
 
 /// Why the DNS server does not start.
@@ -87,9 +88,11 @@ pub(crate) fn bind(listen: &ListenAddress) -> Result<Listener, DnsError> {
 
 fn bind_both(addr: SocketAddr) -> Result<Listener, DnsError> {
     let failed = |transport| move |source| DnsError::Bind { addr, transport, source };
-    let udp = udp(addr).map_err(failed("udp"))?;
-    let bound = udp.local_addr().map_err(failed("udp"))?;
-    let tcp = tcp(bound).map_err(failed("tcp"))?;
+    // TCP first: of a port that the kernel drew, the UDP side is more often free than the other way round, because
+    // closed connections keep theirs for a minute.
+    let tcp = tcp(addr).map_err(failed("tcp"))?;
+    let bound = tcp.local_addr().map_err(failed("tcp"))?;
+    let udp = udp(bound).map_err(failed("udp"))?;
     Ok(Listener { addr: bound, udp, tcp })
 }
 
@@ -138,8 +141,5 @@ pub(crate) fn interface_index(device: &str) -> Option<u32> {
     if let Ok(index) = device.parse() {
         return Some(index);
     }
-    if device.is_empty() || device.contains('/') || device.starts_with('.') {
-        return None;
-    }
-    std::fs::read_to_string(format!("/sys/class/net/{device}/ifindex")).ok()?.trim().parse().ok()
+    Handle::open().ok()?.link(device).ok()?.map(|link| link.index)
 }

@@ -1,4 +1,7 @@
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use edgemesh_net::netlink::nft::{Batch, Committed, Nft};
@@ -12,6 +15,15 @@ use crate::{InterceptError, device, routes, table};
 /// Somebody who fights us over the table would otherwise fill the log at the pace of the periodic check: one warning a
 /// minute is enough to notice, and each says how many were held back.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Up to so many elements every update is followed by a dump. To dump a set the kernel walks it from its start for every
+/// 32 KiB of answer, so the cost grows with the square; above, an update is trusted when the kernel's count of changes says
+/// that it was the only one since the last dump.
+const READ_BACK_ALWAYS: usize = 4096;
+
+/// There when br_netfilter is loaded. Its hook must have been registered before our chain of the same priority
+/// (`edgemesh-ruleset`, `PRIORITY_FIRST`); the module may come hours later, with the first container.
+const BRIDGE_NETFILTER: &str = "/proc/sys/net/bridge";
 
 /// What an [`Interceptor::apply`] did to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +47,8 @@ pub struct Applied {
     pub routes_added: usize,
     /// Routes deleted.
     pub routes_deleted: usize,
-    /// Virtual addresses for which somebody else has a local route: they lead there and not to the mesh.
-    pub taken: Vec<VipRoute>,
+    /// Virtual addresses that the host itself, or a local route of somebody else, has.
+    pub taken: BTreeSet<IpAddr>,
     /// How the kernel differed from what had been written, before it was repaired.
     pub repaired: Vec<String>,
 }
@@ -49,10 +61,12 @@ pub struct Interceptor {
     settings: RulesetSettings,
     /// What the table was brought to; absent while that is unknown.
     table: Option<Table>,
+    /// Whether br_netfilter was loaded when the table was written.
+    bridge_netfilter: bool,
     /// The routes that are there.
     routes: BTreeSet<VipRoute>,
-    /// Routes that somebody else has, as told last.
-    taken: BTreeSet<VipRoute>,
+    /// Virtual addresses of others, as told last.
+    taken: BTreeSet<IpAddr>,
     warned: Option<Instant>,
     held_back: u32,
 }
@@ -63,6 +77,23 @@ struct Table {
     baseline: Baseline,
     /// nftables' count of changes when the table was last found as written.
     generation: u32,
+}
+
+/// What was written to the table.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    change: Change,
+    committed: Committed,
+    /// The kernel's count of changes if nobody else makes any.
+    generation: Option<u32>,
+}
+
+impl Written {
+    const NOTHING: Self = Self {
+        change: Change::Unchanged,
+        committed: Committed { transactions: 0, bytes: 0 },
+        generation: None,
+    };
 }
 
 impl Interceptor {
@@ -83,6 +114,7 @@ impl Interceptor {
             nft,
             settings,
             table: None,
+            bridge_netfilter: false,
             routes,
             taken: BTreeSet::new(),
             warned: None,
@@ -102,38 +134,58 @@ impl Interceptor {
     /// After an error the table is in doubt, and the next call writes it anew.
     pub fn apply(&mut self, ruleset: &Ruleset) -> Result<Applied, InterceptError> {
         let lo = self.loopback()?;
-        let (add, delete) = self.route_changes(ruleset);
-        routes::delete(&mut self.rt, lo, &delete)?;
+        let clash = self.clash(ruleset)?;
+        let ruleset = match clash.is_empty() {
+            true => Cow::Borrowed(ruleset),
+            false => Cow::Owned(ruleset.without(&clash)),
+        };
+        let delete: Vec<VipRoute> = self.routes.difference(&ruleset.routes).copied().collect();
         for route in &delete {
+            routes::delete(&mut self.rt, lo, *route)?;
             self.routes.remove(route);
         }
-        let (change, committed) = self.write(ruleset)?;
-        let repaired = match change {
-            Change::Unchanged => Vec::new(),
-            Change::Updated | Change::Replaced => self.settle(ruleset)?,
-        };
-        let taken = routes::add(&mut self.rt, lo, &add)?;
-        self.routes.extend(add.iter().filter(|route| !taken.contains(route)));
-        for route in taken.difference(&self.taken) {
-            tracing::warn!(vip = %route.vip, "somebody else has a local route to this virtual address");
-        }
-        self.taken.clone_from(&taken);
+        let written = self.write(&ruleset)?;
+        let repaired = self.settle(&ruleset, written)?;
+        let (added, foreign) = self.add_routes(lo, &ruleset)?;
         let applied = Applied {
-            change: if repaired.is_empty() { change } else { Change::Replaced },
-            transactions: committed.transactions,
-            routes_added: add.len() - taken.len(),
+            change: if repaired.is_empty() { written.change } else { Change::Replaced },
+            transactions: written.committed.transactions,
+            routes_added: added,
             routes_deleted: delete.len(),
-            taken: taken.into_iter().collect(),
+            taken: clash.into_iter().chain(foreign).collect(),
             repaired,
         };
-        tracing::debug!(
-            ?applied,
-            frontends = ruleset.frontends.len(),
-            vips = ruleset.vips.len(),
-            bytes = committed.bytes,
-            "kernel rules"
-        );
+        for vip in applied.taken.difference(&self.taken) {
+            tracing::warn!(%vip, "this virtual address is an address or a local route of the host");
+        }
+        self.taken.clone_from(&applied.taken);
+        let (frontends, bytes) = (ruleset.frontends.len(), written.committed.bytes);
+        tracing::debug!(?applied, frontends, bytes, "kernel rules");
         Ok(applied)
+    }
+
+    /// Virtual addresses that the host has got since the ruleset was compiled. Rules for them would refuse what the host
+    /// itself serves there.
+    fn clash(&mut self, ruleset: &Ruleset) -> Result<BTreeSet<IpAddr>, InterceptError> {
+        let mut owned: BTreeSet<IpAddr> =
+            device::host_addresses(&mut self.rt, &self.settings.device)?.collect();
+        owned.retain(|addr| ruleset.vips.contains(addr));
+        Ok(owned)
+    }
+
+    fn add_routes(&mut self, lo: u32, ruleset: &Ruleset) -> Result<(usize, Vec<IpAddr>), InterceptError> {
+        let mut added = 0;
+        let mut foreign = Vec::new();
+        let add: Vec<VipRoute> = ruleset.routes.difference(&self.routes).copied().collect();
+        for route in add {
+            if routes::add(&mut self.rt, lo, route)? {
+                self.routes.insert(route);
+                added += 1;
+            } else {
+                foreign.push(route.vip);
+            }
+        }
+        Ok((added, foreign))
     }
 
     /// Repairs what somebody else changed since the last [`Interceptor::apply`]; returns how the kernel differed. Cheap
@@ -146,16 +198,21 @@ impl Interceptor {
         let Some(mut table) = self.table.take() else { return Ok(found) };
         let ruleset = table.ruleset.clone();
         let generation = self.nft.generation()?;
-        let differences = match generation == table.generation {
+        let mut differences = match generation == table.generation {
             true => Vec::new(),
             false => differences(&mut self.nft, &table.ruleset, Some(&table.baseline))?,
         };
+        if !self.bridge_netfilter && bridge_netfilter() {
+            differences.push("br_netfilter was loaded after the rules".to_owned());
+        }
         if differences.is_empty() {
             table.generation = generation;
             self.table = Some(table);
         }
         found.extend(differences);
         found.extend(self.changed_routes()?);
+        let clash = self.clash(&ruleset)?;
+        found.extend(clash.iter().map(|addr| format!("the host got the virtual address {addr}")));
         if !found.is_empty() {
             self.warn(&found);
             self.apply(&ruleset)?;
@@ -188,26 +245,23 @@ impl Interceptor {
             .ok_or_else(|| InterceptError::NotAsWritten("there is no device lo".to_owned()))
     }
 
-    fn route_changes(&self, ruleset: &Ruleset) -> (Vec<VipRoute>, Vec<VipRoute>) {
-        let add = ruleset.routes.difference(&self.routes).copied().collect();
-        let delete = self.routes.difference(&ruleset.routes).copied().collect();
-        (add, delete)
-    }
-
     /// Writes the table: the difference if what is there is known, else all of it.
-    fn write(&mut self, ruleset: &Ruleset) -> Result<(Change, Committed), InterceptError> {
-        const NOTHING: Committed = Committed { transactions: 0, bytes: 0 };
+    fn write(&mut self, ruleset: &Ruleset) -> Result<Written, InterceptError> {
         if let Some(installed) = &self.table
             && let Patch::Update(update) = ruleset.diff(&installed.ruleset)
         {
             if update.sets_unchanged() {
-                return Ok((Change::Unchanged, NOTHING));
+                return Ok(Written::NOTHING);
             }
+            let known = self.nft.generation()? == installed.generation;
             let mut batch = Batch::new();
             table::delete(&mut batch, update.delete_frontends.iter(), update.delete_vips.iter().copied());
             table::add(&mut batch, update.add_frontends.iter(), update.add_vips.iter().copied());
             match self.nft.commit(&batch) {
-                Ok(committed) => return Ok((Change::Updated, committed)),
+                Ok(committed) => {
+                    let generation = known.then(|| installed.generation.wrapping_add(1));
+                    return Ok(Written { change: Change::Updated, committed, generation });
+                }
                 // Somebody took away what the update builds on.
                 Err(error) if error.is_missing() => self.warn(&[error.to_string()]),
                 Err(error) => {
@@ -217,20 +271,27 @@ impl Interceptor {
             }
         }
         let committed = self.replace(ruleset)?;
-        Ok((Change::Replaced, committed))
+        Ok(Written { change: Change::Replaced, committed, generation: None })
     }
 
     fn replace(&mut self, ruleset: &Ruleset) -> Result<Committed, InterceptError> {
         self.table = None;
+        self.bridge_netfilter = bridge_netfilter();
         Ok(self.nft.commit(&table::replace(ruleset))?)
     }
 
-    /// Reads the table back, and once writes it anew if it is not as written.
-    fn settle(&mut self, ruleset: &Ruleset) -> Result<Vec<String>, InterceptError> {
-        let baseline = self.table.take().map(|table| table.baseline);
+    /// Reads the table back, and writes it anew if it is not as written; returns how it differed.
+    fn settle(&mut self, ruleset: &Ruleset, written: Written) -> Result<Vec<String>, InterceptError> {
+        if written.change == Change::Unchanged {
+            return Ok(Vec::new());
+        }
+        let mut baseline = self.table.take().map(|table| table.baseline);
         let mut generation = self.nft.generation()?;
-        let found = differences(&mut self.nft, ruleset, baseline.as_ref())?;
-        let mut baseline = baseline;
+        let large = ruleset.frontends.len() + ruleset.vips.len() > READ_BACK_ALWAYS;
+        let found = match large && written.generation == Some(generation) {
+            true => Vec::new(),
+            false => differences(&mut self.nft, ruleset, baseline.as_ref())?,
+        };
         if !found.is_empty() {
             self.warn(&found);
             self.replace(ruleset)?;
@@ -260,6 +321,10 @@ impl Interceptor {
         tracing::warn!(found, held_back, "kernel rules were changed by somebody else; restoring them");
         self.warned = Some(now);
     }
+}
+
+fn bridge_netfilter() -> bool {
+    Path::new(BRIDGE_NETFILTER).exists()
 }
 
 fn no_nftables(error: edgemesh_net::netlink::NetlinkError) -> InterceptError {

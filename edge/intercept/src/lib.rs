@@ -2,7 +2,7 @@
 //!
 //! [`Interceptor::install`] makes the device, [`Interceptor::apply`] brings table and routes to a [`Ruleset`] and reads
 //! them back, [`Interceptor::verify`] repairs what somebody else changed, [`Interceptor::remove`] takes all of it away,
-//! and [`cleanup`] does the same for an agent that was killed. All calls block for the milliseconds that the kernel
+//! and [`cleanup()`] does the same for an agent that was killed. All calls block for the milliseconds that the kernel
 //! takes, and work in the network namespace of the thread that called `install` or `cleanup`.
 //!
 //! [`Ruleset`]: edgemesh_ruleset::Ruleset

@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use edgemesh_net::netlink::NetlinkError;
@@ -21,27 +20,21 @@ pub(crate) fn vip(route: &Route) -> VipRoute {
     VipRoute { vip: route.dst.addr, source }
 }
 
-/// Adds routes; returns those that somebody else has already.
-pub(crate) fn add(rt: &mut Handle, lo: u32, routes: &[VipRoute]) -> Result<BTreeSet<VipRoute>, NetlinkError> {
-    let mut taken = BTreeSet::new();
-    for route in routes {
-        match rt.add_route(&kernel(*route, lo)) {
-            Ok(()) => {}
-            Err(error) if error.is_exists() => drop(taken.insert(*route)),
-            Err(error) => return Err(error),
-        }
+/// Adds a route; false if somebody else has one to the same address.
+pub(crate) fn add(rt: &mut Handle, lo: u32, route: VipRoute) -> Result<bool, NetlinkError> {
+    match rt.add_route(&kernel(route, lo)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_exists() => Ok(false),
+        Err(error) => Err(error),
     }
-    Ok(taken)
 }
 
-/// Deletes routes; one that is gone already is as wanted.
-pub(crate) fn delete(rt: &mut Handle, lo: u32, routes: &[VipRoute]) -> Result<(), NetlinkError> {
-    for route in routes {
-        remove(rt, &kernel(*route, lo))?;
-    }
-    Ok(())
+/// Deletes a route.
+pub(crate) fn delete(rt: &mut Handle, lo: u32, route: VipRoute) -> Result<(), NetlinkError> {
+    remove(rt, &kernel(route, lo))
 }
 
+/// Deletes a route as the kernel told it; one that is gone already is as wanted.
 pub(crate) fn remove(rt: &mut Handle, route: &Route) -> Result<(), NetlinkError> {
     match rt.delete_route(route) {
         Err(error) if !error.is_missing() => Err(error),

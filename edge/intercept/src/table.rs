@@ -166,6 +166,9 @@ const TCP_FLAGS_OFFSET: u32 = 13;
 const FIN_SYN_RST_ACK: u8 = 0x17;
 const SYN: u8 = 0x02;
 
+/// Index of the loopback in every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+
 /// One rule. The kernel keeps the first match of the family, nft hides it.
 pub(crate) fn translate(rule: &Rule) -> nft::Rule {
     let family = match rule.family {
@@ -177,6 +180,7 @@ pub(crate) fn translate(rule: &Rule) -> nft::Rule {
         out = match it {
             Match::Is(l4) => out.l4proto(Cmp::Eq, L4::number(*l4)),
             Match::IsNot(l4) => out.l4proto(Cmp::Neq, L4::number(*l4)),
+            Match::NotFromLoopback => out.meta(nft::Meta::Iif, Cmp::Neq, &LOOPBACK.to_ne_bytes()),
             Match::ToVip => out.expr(address(rule.family, Side::Destination)).expr(Expr::Lookup {
                 set: rule.family.vips().to_owned(),
                 reg: 0,

@@ -58,11 +58,13 @@ impl Order {
 
 /// Runs the keeper: starts the daemon and ends with it.
 pub(crate) fn keep(folder: &StateFolder) -> io::Result<i32> {
+    let _held = folder.hold()?;
     let mut command = Command::new("/proc/self/exe");
     command.args(["lab", "daemon"]).arg(folder.path()).stdin(Stdio::piped());
     let mut daemon = Isolation::new().die_with_parent().apply(&mut command).spawn()?;
     std::fs::write(folder.daemon_pid(), daemon.id().to_string())?;
-    let mut stdin = daemon.stdin.take().ok_or_else(|| io::Error::other("the daemon has no standard input"))?;
+    let mut stdin =
+        daemon.stdin.take().ok_or_else(|| io::Error::other("the daemon has no standard input"))?;
     stdin.write_all(b"go\n")?;
     // The pipe stays open as long as this process lives: its end tells the daemon.
     let status = daemon.wait()?;

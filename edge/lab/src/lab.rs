@@ -115,7 +115,10 @@ impl Lab {
         }
         let site = Site::parse(&blueprint.text, &blueprint.place)?;
         let plan = Plan::new(&site)?;
+        StateFolder::sweep();
         folder.create().trying(|| format!("folder {}", folder.path().display()))?;
+        // Held by the keeper too, until it ends.
+        let _held = folder.hold().trying(|| format!("lock {}", folder.path().display()))?;
         let prepared = prepare(&folder, &site, &plan, blueprint);
         prepared.trying(|| format!("files in {}", folder.path().display()))?;
         let mut lab = Self { name: name.into(), folder, keeper: None, inside: false };
@@ -129,10 +132,8 @@ impl Lab {
         let mut command = Command::new("/proc/self/exe");
         command.args(["lab", "keeper"]).arg(self.folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-        let mut isolation = Isolation::new()
-            .fresh(&[Kind::Net, Kind::Mount, Kind::Pid])
-            .fresh_user_if_needed()
-            .new_session();
+        let mut isolation =
+            Isolation::new().fresh(&[Kind::Net, Kind::Mount, Kind::Pid]).fresh_user_if_needed().new_session();
         if owned {
             isolation = isolation.die_with_parent();
         }
@@ -247,7 +248,8 @@ impl Lab {
         let node = status.nodes.iter().find(runs);
         let node = node.ok_or_else(|| LabError::Failed(format!("there is no node or pod {from:?}")))?;
         let seen = self.agent_status(&node.name)?;
-        let mut peers = seen.pointer("/tunnel/peers").and_then(|peers| peers.as_array()).into_iter().flatten();
+        let mut peers =
+            seen.pointer("/tunnel/peers").and_then(|peers| peers.as_array()).into_iter().flatten();
         let peer = peers.find(|peer| peer.get("node").is_some_and(|node| node == to));
         let path = peer.and_then(|peer| peer.get("path")).and_then(|path| path.as_str());
         Ok(path.unwrap_or("unknown").to_owned())

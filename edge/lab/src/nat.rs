@@ -17,7 +17,8 @@ const PRIORITY_SOURCE_NAT: i32 = 100;
 const PRIORITY_DEST_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 
-const SOURCE_NAT: Chain<'static> = chain("source-nat", ChainKind::Nat, Hook::Postrouting, PRIORITY_SOURCE_NAT);
+const SOURCE_NAT: Chain<'static> =
+    chain("source-nat", ChainKind::Nat, Hook::Postrouting, PRIORITY_SOURCE_NAT);
 
 const fn chain(name: &'static str, kind: ChainKind, hook: Hook, priority: i32) -> Chain<'static> {
     Chain { name, base: Some(Base { kind, hook, priority, drop: false }) }
@@ -56,7 +57,8 @@ fn endpoint_independent(batch: &mut Batch, router: &RouterPlan) {
     batch.add_chain(TABLE, SOURCE_NAT);
     let outer = router.outer.v4.addr().octets().to_vec();
     for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
-        let flow = || from_lan().l4proto(Cmp::Eq, protocol as u8).expr(L4PROTO).expr(SOURCE).expr(SOURCE_PORT);
+        let flow =
+            || from_lan().l4proto(Cmp::Eq, protocol as u8).expr(L4PROTO).expr(SOURCE).expr(SOURCE_PORT);
         // A new inner port draws the next outer port; one that is known keeps what it has.
         let draw = flow()
             .expr(Expr::NumgenFrom { reg: 4, modulus: OUTER_PORTS, offset: FIRST_OUTER_PORT })

@@ -295,7 +295,9 @@ impl Site {
             }
         }
         for Lan { name, nat, .. } in &self.lans {
-            if nat.filtering == Filtering::EndpointIndependent && nat.mapping == Mapping::AddressAndPortDependent {
+            if nat.filtering == Filtering::EndpointIndependent
+                && nat.mapping == Mapping::AddressAndPortDependent
+            {
                 return wrong(format!(
                     "lan {name:?}: filtering endpoint-independent needs mapping endpoint-independent"
                 ));
@@ -342,7 +344,8 @@ impl Quantity {
             Self::Text(text) => {
                 let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
                 let (number, unit) = text.split_at(end);
-                let number = number.parse().map_err(|_| D::Error::custom(format!("{text:?} is no number")))?;
+                let number =
+                    number.parse().map_err(|_| D::Error::custom(format!("{text:?} is no number")))?;
                 Ok((number, unit.trim().to_ascii_lowercase()))
             }
         }
@@ -368,7 +371,11 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         "" => number,
         _ => return Err(D::Error::custom("a loss is a share of 1 or a percentage")),
     };
-    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(D::Error::custom("a loss lies between 0 and 1")) }
+    if (0.0..=1.0).contains(&share) {
+        Ok(share)
+    } else {
+        Err(D::Error::custom("a loss lies between 0 and 1"))
+    }
 }
 
 fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {

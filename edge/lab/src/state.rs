@@ -47,6 +47,32 @@ impl StateFolder {
         }
     }
 
+    /// Removes the folders that demos and tests left when they were killed, or kept for their logs.
+    pub(crate) fn sweep() {
+        let entries = std::fs::read_dir(root()).into_iter().flatten().flatten();
+        for folder in entries.map(|entry| Self::at(entry.path())) {
+            let name = folder.path.file_name().unwrap_or_default().to_string_lossy();
+            let transient = name.starts_with("demo-") || name.starts_with("test-");
+            // One that is coming up has no socket yet, but a keeper that holds its folder's lock.
+            if transient && !folder.is_held() {
+                drop(folder.remove());
+            }
+        }
+    }
+
+    /// Says that the folder is in use, for as long as the file is open.
+    pub(crate) fn hold(&self) -> io::Result<std::fs::File> {
+        let file = std::fs::File::create(self.path.join("lock"))?;
+        file.lock_shared()?;
+        Ok(file)
+    }
+
+    fn is_held(&self) -> bool {
+        let lock = std::fs::File::open(self.path.join("lock"));
+        // Without a lock file it may be one moment old.
+        lock.map_or(true, |file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
+    }
+
     /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -102,8 +128,8 @@ impl StateFolder {
 fn root() -> PathBuf {
     let uid = own_uid().unwrap_or_default();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let usable =
-        runtime.filter(|path| std::fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == uid));
+    let usable = runtime
+        .filter(|path| std::fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == uid));
     usable.map_or_else(|| PathBuf::from(format!("/tmp/edgemesh-lab-{uid}")), |path| path.join("edgemesh-lab"))
 }
 

@@ -103,7 +103,8 @@ impl Topology {
         let routers =
             plan.routers.iter().map(|router| builder.router(router)).collect::<io::Result<Vec<_>>>()?;
         for node in &plan.nodes {
-            let switch = node.router.map_or_else(|| Arc::clone(&builder.internet), |n| Arc::clone(&routers[n]));
+            let switch =
+                node.router.map_or_else(|| Arc::clone(&builder.internet), |n| Arc::clone(&routers[n]));
             builder.node(node, &switch)?;
         }
         let Builder { held, hosts, links, pairs, .. } = builder;
@@ -119,7 +120,8 @@ impl Topology {
     pub(crate) fn set_cut(&mut self, target: &str, cut: bool) -> io::Result<Vec<String>> {
         let mut touched = Vec::new();
         for link in &mut self.links {
-            let of_internet = target == "cloud" && matches!(link.way, Way::Wire(_)) && link.name.starts_with("lan:");
+            let of_internet =
+                target == "cloud" && matches!(link.way, Way::Wire(_)) && link.name.starts_with("lan:");
             if link.name != target && !of_internet {
                 continue;
             }
@@ -348,7 +350,13 @@ fn prepare(forwards: bool) -> io::Result<()> {
 }
 
 /// Joins two namespaces by a pair of devices, both up; the first is a port of `bridge` if there is one.
-fn pair(near: &Namespace, device: &str, bridge: Option<&str>, far: &Namespace, other: &str) -> io::Result<()> {
+fn pair(
+    near: &Namespace,
+    device: &str,
+    bridge: Option<&str>,
+    far: &Namespace,
+    other: &str,
+) -> io::Result<()> {
     use std::os::fd::AsFd;
     near.run(|| {
         let mut rt = open()?;

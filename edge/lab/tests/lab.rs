@@ -207,7 +207,10 @@ lans:
     let outer = ["203.0.113.101:", "10.1.0.1"];
     for seen in &seen {
         let seen: Vec<&str> = seen.split(' ').collect();
-        assert!(seen.iter().all(|address| outer.iter().any(|outer| address.starts_with(outer))), "{nat}: {seen:?}");
+        assert!(
+            seen.iter().all(|address| outer.iter().any(|outer| address.starts_with(outer))),
+            "{nat}: {seen:?}"
+        );
         let same = seen.iter().all(|address| *address == seen[0]);
         let kind = if same { "independent" } else { "dependent" };
         assert_eq!(kind, mapping, "{nat}: {seen:?}");
@@ -223,7 +226,12 @@ fn routers_translate_as_the_site_says() {
     check_nat("{ unsolicited: reset }", "independent", "filtered", "refused refused");
     check_nat("{ filtering: endpoint-independent }", "independent", "open", "dropped dropped");
     check_nat("{ mapping: symmetric }", "dependent", "filtered", "dropped dropped");
-    check_nat("{ mapping: address-and-port-dependent, unsolicited: reset }", "dependent", "filtered", "refused refused");
+    check_nat(
+        "{ mapping: address-and-port-dependent, unsolicited: reset }",
+        "dependent",
+        "filtered",
+        "refused refused",
+    );
     check_nat("{ mapping: none }", "independent", "open", "dropped dropped");
 }
 

@@ -64,7 +64,10 @@ fn mistakes_are_named() {
 #[test]
 fn addresses_that_do_not_fit_are_refused() {
     for (text, expected) in [
-        ("lans: [{ name: a, nodes: [{ name: n, pods: [{ name: p, ip: 10.9.9.9 }] }] }]", "no IPv4 address of"),
+        (
+            "lans: [{ name: a, nodes: [{ name: n, pods: [{ name: p, ip: 10.9.9.9 }] }] }]",
+            "no IPv4 address of",
+        ),
         ("lans: [{ name: a, subnet4: 10.0.0.0/29, nodes: [{ name: n }] }]", "no host number 11"),
     ] {
         let site = Site::parse(text, "site.yaml").expect("well-formed");

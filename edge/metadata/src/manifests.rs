@@ -57,6 +57,13 @@ impl ManifestDir {
             let watched = watcher.arm();
             let scan;
             (tree, scan) = self.scan(tree, &mut watcher, ask).await;
+            match scan.events.first() {
+                Some(SourceEvent::Reset) => {
+                    tracing::info!(directory = %self.directory.display(), objects = scan.events.len() - 2, "manifests listed");
+                }
+                Some(_) => tracing::debug!(changes = scan.events.len(), "manifests changed"),
+                None => {}
+            }
             for event in scan.events {
                 if events.send(event).await.is_err() {
                     return;

@@ -9,6 +9,10 @@ use serde_json::{Map, Value};
 /// Objects of one file, and of a whole directory: ten times the 10,000 Services the mesh is measured with.
 pub(crate) const MAX_OBJECTS: usize = 100_000;
 
+/// Largest YAML document. The parser keeps its events while it builds a document, 45 bytes of memory for each byte of
+/// text (measured with a `List` of small Services): this is 180 MiB for a moment, or 25,000 Services.
+const MAX_YAML_DOCUMENT: usize = 4 << 20;
+
 /// Problems told of one file; a file of a foreign format would name every line.
 const MAX_PROBLEMS: usize = 200;
 
@@ -167,6 +171,11 @@ fn json(text: &str, found: &mut Found) {
 
 fn yaml(text: &str, found: &mut Found) {
     for (line, document) in documents(text) {
+        if document.len() > MAX_YAML_DOCUMENT {
+            let limit = MAX_YAML_DOCUMENT >> 20;
+            found.broken(line, format!("is larger than {limit} MiB: split it with `---`, or write JSON"));
+            continue;
+        }
         let budget = Cell::new(budget(document.len()));
         match Tree(&budget).deserialize(yaml_serde::Deserializer::from_str(document)) {
             Ok(value) => found.document(first_content(line, document), value),

@@ -202,3 +202,14 @@ fn problems_are_bounded() {
     assert!(problems.len() < 300);
     assert!(problems.iter().any(|problem| problem.broken), "the broken end is known");
 }
+
+#[test]
+fn a_large_document_is_refused_and_the_next_is_read() {
+    let large = format!(
+        "a: [{}1]\n---\n{{apiVersion: v1, kind: Node, metadata: {{name: n}}}}\n",
+        "1,".repeat(2 << 20)
+    );
+    let (objects, problems) = parse_manifests("a.yaml", large.as_bytes());
+    assert_eq!((objects.len(), problems.len()), (1, 1));
+    assert!(problems[0].broken && problems[0].message.contains("split it"), "{problems:?}");
+}

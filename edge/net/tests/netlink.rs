@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use edgemesh_net::netlink::NetlinkError;
 use edgemesh_net::netlink::nft::{
     Base, Batch, Chain, ChainKind, Cmp, Element, Expr, Family, Hook, KeyType, Nat, Nft, PayloadBase, Reject,
     Rule, Set, Table, Verdict, ct_state, nat_flags,
@@ -170,10 +171,12 @@ fn a_refused_batch_changes_nothing_and_names_the_step() {
     batch.add_table(TABLE);
     batch.add_chain(TABLE, Chain { name: "c", base: None });
     let missing = Expr::Lookup { set: "absent".to_owned(), reg: 0, invert: false, value: None };
-    batch.add_rule(TABLE, "c", &Rule::new().expr(missing).comment("needs a set"));
+    batch.add_rule(TABLE, "c", &Rule::new().l4proto(Cmp::Eq, 6).expr(missing).comment("needs a set"));
     let error = nft.commit(&batch).unwrap_err();
     assert!(error.to_string().contains("add rule to c (needs a set)"), "{error}");
     assert!(error.is_missing(), "{error}");
+    let NetlinkError::Refused { expression, .. } = &error else { panic!("{error}") };
+    assert_eq!(expression.as_deref(), Some("lookup"));
     assert!(nft.tables().unwrap().is_empty());
     // The socket is in order after a failure.
     let mut batch = Batch::new();

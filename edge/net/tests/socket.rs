@@ -87,6 +87,7 @@ fn mapped_addresses_are_written_as_ipv4() {
         ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
         ("10.0.0.1:80", "10.0.0.1:80"),
         ("[fd00::1]:80", "[fd00::1]:80"),
+        ("[fe80::1%7]:80", "[fe80::1%7]:80"),
     ] {
         assert_eq!(canonical(addr.parse().unwrap()).to_string(), expected);
     }

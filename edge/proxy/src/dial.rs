@@ -30,16 +30,22 @@ pub(crate) struct Dialed<'a> {
     pub(crate) path: Path,
 }
 
-/// Why a dial failed, and whether that speaks against the target.
+/// Why a dial failed, and what that says of the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) error: DialError,
-    pub(crate) blames_target: bool,
+    /// Nothing when the fault is this host's.
+    pub(crate) feedback: Option<Feedback>,
 }
 
 impl From<DialError> for Failure {
     fn from(error: DialError) -> Self {
-        Self { error, blames_target: true }
+        let feedback = match error {
+            DialError::PeerUnknown | DialError::NoPath | DialError::RelayFull => Feedback::NoPath,
+            DialError::Refused | DialError::Timeout | DialError::Unreachable => Feedback::Failed,
+            DialError::NotAdmitted | DialError::Overloaded | DialError::Broken => Feedback::Failed,
+        };
+        Self { error, feedback: Some(feedback) }
     }
 }
 
@@ -78,8 +84,8 @@ pub(crate) async fn dial<'a>(
             }
             Err(failure) => {
                 tracing::debug!(backend = %target.backend, error = %failure.error, "dial failed");
-                if failure.blames_target {
-                    shared.feedback(conn, target, Feedback::Failed);
+                if let Some(feedback) = failure.feedback {
+                    shared.feedback(conn, target, feedback);
                 }
                 last = failure.error;
             }
@@ -119,7 +125,7 @@ pub(crate) async fn connect_tcp(backend: SocketAddr, limit: Duration) -> Result<
 /// What an error of a socket says of its backend.
 pub(crate) fn failure(error: &io::Error) -> Failure {
     if ran_out(error) {
-        return Failure { error: DialError::Overloaded, blames_target: false };
+        return Failure { error: DialError::Overloaded, feedback: None };
     }
     Failure::from(match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialError::Refused,

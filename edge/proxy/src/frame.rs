@@ -49,3 +49,46 @@ impl Frames {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn datagrams_come_out_as_they_went_in_however_the_stream_cuts_them() {
+        let payloads: Vec<Vec<u8>> =
+            [0, 1, 2, 5_000, 0, 65_535, 7].iter().map(|length| vec![*length as u8; *length]).collect();
+        for cut in [1, 3, 4_096, 1 << 20] {
+            let (mut near, mut far) = tokio::io::duplex(cut);
+            let sending = async {
+                for payload in &payloads {
+                    near.write_all(&frame(payload).unwrap()).await.unwrap();
+                }
+                drop(near);
+            };
+            let receiving = async {
+                let mut frames = Frames::default();
+                let mut got = Vec::new();
+                while let Some(payload) = frames.next(&mut far).await.unwrap() {
+                    got.push(payload.to_vec());
+                }
+                got
+            };
+            let ((), got) = tokio::join!(sending, receiving);
+            assert!(got == payloads, "cut every {cut} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_within_a_datagram_is_broken() {
+        for broken in [&[0][..], &[0, 1], &[255, 255, 1, 2, 3]] {
+            let mut stream = broken;
+            let error = Frames::default().next(&mut stream).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{broken:?}");
+        }
+        assert_eq!(Frames::default().next(&mut &[][..]).await.unwrap(), None);
+        assert_eq!(frame(&vec![0; 65_536]), None);
+    }
+}

@@ -71,7 +71,7 @@ pub(crate) struct Shared {
 }
 
 impl Proxy {
-    /// Binds every listener; the kernel queues clients from here on.
+    /// Binds every listener; the kernel queues clients from here on. Must be called within the runtime.
     pub fn bind(settings: ProxySettings, deps: ProxyDeps) -> Result<Self, ProxyError> {
         let mut tries = if settings.port == 0 { PORT_TRIES } else { 1 };
         let (tcp, udp, port) = loop {

@@ -10,6 +10,7 @@ use edgemesh_net::socket::{self, canonical};
 use edgemesh_route::{Conn, Decision, Direction, Outcome, RejectReason};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::{Stream, dial, ran_out};
@@ -26,9 +27,13 @@ const FIRST_BYTES: usize = 16 * 1024;
 const BACK_OFF: Duration = Duration::from_millis(10);
 const MAX_BACK_OFF: Duration = Duration::from_secs(1);
 
+/// An accept that fails is logged this often.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
 /// Accepts until `shutdown`. It never waits for anything but the next connection.
 pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>, shutdown: CancellationToken) {
     let mut back_off = BACK_OFF;
+    let mut warned: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -45,7 +50,8 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>, shutdown:
             }
             Err(error) => {
                 shared.counters.count_accept_failed();
-                if back_off == BACK_OFF {
+                if warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+                    warned = Some(Instant::now());
                     let ran_out = ran_out(&error);
                     tracing::warn!(%error, ran_out, "cannot accept connections, trying on");
                 }

@@ -19,6 +19,13 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// Sets the soft limit of descriptors.
+fn limit(limit: &str) {
+    let pid = std::process::id().to_string();
+    let set = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:")]).status();
+    assert!(set.expect("prlimit is part of util-linux").success());
+}
+
 fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
@@ -64,11 +71,6 @@ async fn a_thousand_sessions(bed: &Bed, frontend: SocketAddr) {
 async fn exhaustion() {
     let bed = Bed::start(settings());
     let frontend = bed.service(2, Tcp, &[(tcp_backend(echo).await, None)]);
-    let limit = |limit: &str| {
-        let pid = std::process::id().to_string();
-        let set = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:")]).status();
-        assert!(set.expect("prlimit is part of util-linux").success());
-    };
     limit("64");
     let mut taken = Vec::new();
     while let Ok(file) = std::fs::File::open("/dev/null") {
@@ -83,7 +85,7 @@ async fn exhaustion() {
     })
     .await;
     drop(taken);
-    limit("1024");
+    limit("4096");
     client.write_all(b"x").await.unwrap();
     within("the connection to be served", client.read_exact(&mut [0])).await.unwrap();
     drop(client);
@@ -92,7 +94,9 @@ async fn exhaustion() {
 
 #[tokio::test]
 async fn nothing_is_left_behind() {
-    let settings = ProxySettings { udp_idle: Duration::from_millis(200), ..settings() };
+    // All sessions are open at the same time, and each outlives the slowest reply of a busy machine.
+    limit("4096");
+    let settings = ProxySettings { udp_idle: Duration::from_secs(2), ..settings() };
     let bed = Bed::start(settings.clone());
     let (_remote, far) = bed.lead_to_remote(settings);
     let (tcp, udp) = (tcp_backend(echo).await, udp_backend(b"").await);

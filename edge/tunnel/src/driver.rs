@@ -173,9 +173,7 @@ fn listen(swarm: &mut Swarm<Behaviour>, settings: &TunnelSettings) -> Result<(),
 fn bind(swarm: &mut Swarm<Behaviour>, address: SocketAddr) -> Result<(), TunnelError> {
     match swarm.listen_on(tcp_multiaddr(address)) {
         Ok(_) => Ok(()),
-        Err(libp2p::TransportError::Other(error)) => {
-            Err(TunnelError::Listen { address, source: error })
-        }
+        Err(libp2p::TransportError::Other(error)) => Err(TunnelError::Listen { address, source: error }),
         Err(error) => Err(TunnelError::Listen { address, source: std::io::Error::other(error.to_string()) }),
     }
 }
@@ -335,6 +333,7 @@ impl Driver {
             }
             Action::Close { conn } => {
                 if let Some(entry) = self.links.get(&conn) {
+                    entry.link.counts.closed.cancel();
                     self.swarm.close_connection(entry.connection);
                 }
             }
@@ -510,5 +509,37 @@ fn log(report: &Report) {
         Report::Dead { peer, path, silent } => {
             tracing::info!(%peer, %path, silent_ms = silent.as_millis() as u64, "connection is dead");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_believed_to_its_own_key_only() {
+        let (key, other) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
+        let record = PeerRecord {
+            node: Some("a".into()),
+            peer: peer_text(&key.public().to_peer_id()),
+            addresses: Vec::new(),
+            relays: Vec::new(),
+            zone: None,
+            sequence: 1,
+            version: "test".into(),
+        };
+        let body = record.encode().unwrap();
+        let good = Signer(key.clone()).sign(body.clone());
+        assert_eq!(verify(&good), Ok(record.clone()));
+        let foreign = Signer(other).sign(body.clone());
+        assert_eq!(verify(&foreign), Err(RecordError::Signature));
+        let changed = PeerRecord { node: Some("b".into()), ..record }.encode().unwrap();
+        assert_eq!(verify(&SignedRecord { body: changed, ..good }), Err(RecordError::Signature));
+        let bare = SignedRecord {
+            signature: key.sign(&body).unwrap().into(),
+            key: key.public().encode_protobuf().into(),
+            body,
+        };
+        assert_eq!(verify(&bare), Err(RecordError::Signature), "a signature made for something else");
     }
 }

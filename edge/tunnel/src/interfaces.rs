@@ -8,7 +8,18 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// Interfaces that lead to containers or tunnels of this node, by the beginning of their names; the list of Go
 /// EdgeMesh and what container runtimes have added since.
 const NO_LAN: [&str; 13] = [
-    "lo", "docker", "edgemesh", "tunl", "flannel", "cni", "br-", "kube-ipvs", "veth", "cali", "cilium", "lxc",
+    "lo",
+    "docker",
+    "edgemesh",
+    "tunl",
+    "flannel",
+    "cni",
+    "br-",
+    "kube-ipvs",
+    "veth",
+    "cali",
+    "cilium",
+    "lxc",
     "nodelocaldns",
 ];
 
@@ -151,7 +162,9 @@ mod tests {
         let list = parse(routes, inet6, igmp, &["wlan".to_owned()]);
         let shown: Vec<String> = list
             .iter()
-            .map(|interface| format!("{} {} {:?} {}", interface.index, interface.name, interface.subnets, interface.lan))
+            .map(|interface| {
+                format!("{} {} {:?} {}", interface.index, interface.name, interface.subnets, interface.lan)
+            })
             .collect();
         assert_eq!(
             shown,

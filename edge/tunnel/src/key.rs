@@ -41,8 +41,10 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// There is no pre-shared key.
-    #[error("{path} is missing; make the mesh's key once and give it to every node: \
-             (umask 077; head -c 32 /dev/urandom | base64 > {path})")]
+    #[error(
+        "{path} is missing; make the mesh's key once and give it to every node: \
+             (umask 077; head -c 32 /dev/urandom | base64 > {path})"
+    )]
     PskMissing {
         /// The file.
         path: PathBuf,
@@ -54,8 +56,10 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// The pre-shared key is the one in Go EdgeMesh's manifests.
-    #[error("{path} holds the default key published with Go EdgeMesh, which keeps nobody out; make a new one: \
-             (umask 077; head -c 32 /dev/urandom | base64 > {path})")]
+    #[error(
+        "{path} holds the default key published with Go EdgeMesh, which keeps nobody out; make a new one: \
+             (umask 077; head -c 32 /dev/urandom | base64 > {path})"
+    )]
     PublishedPsk {
         /// The file.
         path: PathBuf,
@@ -65,8 +69,9 @@ pub enum KeyError {
 /// Reads the node's key, or makes it.
 pub(crate) fn node_key(path: &Path) -> Result<Keypair, KeyError> {
     match read_private(path) {
-        Ok(bytes) => Keypair::from_protobuf_encoding(&bytes)
-            .map_err(|_| KeyError::NodeKey { path: path.to_owned() }),
+        Ok(bytes) => {
+            Keypair::from_protobuf_encoding(&bytes).map_err(|_| KeyError::NodeKey { path: path.to_owned() })
+        }
         Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             let key = Keypair::generate_ed25519();
             make_node_key(path, &key).map_err(|source| KeyError::File { path: path.to_owned(), source })?;
@@ -185,7 +190,9 @@ mod tests {
         ] {
             assert_eq!(parse_psk(&text), Some(key), "{text}");
         }
-        for text in ["", "00", "/key/swarm/psk/1.0.0/", &format!("{hex}00"), &format!("{hex}\nmore"), "Zürich"] {
+        for text in
+            ["", "00", "/key/swarm/psk/1.0.0/", &format!("{hex}00"), &format!("{hex}\nmore"), "Zürich"]
+        {
             assert_eq!(parse_psk(text), None, "{text}");
         }
     }

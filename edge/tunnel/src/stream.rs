@@ -12,6 +12,7 @@ use edgemesh_mesh::Path;
 use futures::{AsyncRead as _, AsyncWrite as _};
 use libp2p::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// What is counted for one peer, over all its connections.
 #[derive(Debug, Default)]
@@ -31,11 +32,13 @@ pub(crate) struct PeerCounts {
 pub(crate) struct LinkCounts {
     path: AtomicU8,
     pub(crate) open: AtomicU32,
+    /// The connection is given up: yamux does not wake the streams of a connection that is closed from this side.
+    pub(crate) closed: CancellationToken,
 }
 
 impl LinkCounts {
     pub(crate) fn new(path: Path) -> Self {
-        Self { path: AtomicU8::new(code(path)), open: AtomicU32::new(0) }
+        Self { path: AtomicU8::new(code(path)), open: AtomicU32::new(0), closed: CancellationToken::new() }
     }
 
     pub(crate) fn path(&self) -> Path {
@@ -103,11 +106,21 @@ impl Drop for Open {
 pub(crate) struct TunnelStream {
     inner: Stream,
     open: Open,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl TunnelStream {
     pub(crate) fn new(inner: Stream, open: Open) -> Self {
-        Self { inner, open }
+        let closed = Box::pin(open.link.closed.clone().cancelled_owned());
+        Self { inner, open, closed }
+    }
+
+    /// What waits for the peer ends with the connection.
+    fn unless_closed<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_pending() && self.closed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        polled
     }
 
     pub(crate) fn path(&self) -> Path {
@@ -121,7 +134,8 @@ impl AsyncRead for TunnelStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let count = ready!(Pin::new(&mut self.inner).poll_read(cx, buf.initialize_unfilled()))?;
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf.initialize_unfilled());
+        let count = ready!(self.unless_closed(cx, polled))?;
         buf.advance(count);
         self.open.peer.received.fetch_add(count as u64, Ordering::Relaxed);
         Poll::Ready(Ok(()))
@@ -130,16 +144,19 @@ impl AsyncRead for TunnelStream {
 
 impl AsyncWrite for TunnelStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
+        let count = ready!(self.unless_closed(cx, polled))?;
         self.open.peer.sent.fetch_add(count as u64, Ordering::Relaxed);
         Poll::Ready(Ok(count))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        self.unless_closed(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_close(cx)
+        let polled = Pin::new(&mut self.inner).poll_close(cx);
+        self.unless_closed(cx, polled)
     }
 }

@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use edgemesh_mesh::Path;
 use edgemesh_tunnel_proto::{CONTROL_PROTOCOL, STREAM_PROTOCOL};
+use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
-use libp2p::core::Endpoint;
-use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
+use libp2p::swarm::handler::{
+    ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
+};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour, Stream,
-    StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
+    Stream, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
@@ -109,6 +111,7 @@ pub(crate) struct Behaviour {
     links: HashMap<ConnectionId, Link>,
     peers: Mutex<HashMap<PeerId, Weak<PeerCounts>>>,
     events: VecDeque<Event>,
+    candidates: VecDeque<Multiaddr>,
 }
 
 impl Behaviour {
@@ -119,7 +122,13 @@ impl Behaviour {
             links: HashMap::new(),
             peers: Mutex::new(HashMap::new()),
             events: VecDeque::new(),
+            candidates: VecDeque::new(),
         }
+    }
+
+    /// Offers an address for hole punching.
+    pub(crate) fn offer(&mut self, address: Multiaddr) {
+        self.candidates.push_back(address);
     }
 
     pub(crate) fn link(&self, connection: ConnectionId) -> Option<&Link> {
@@ -142,11 +151,8 @@ impl Behaviour {
     fn handler(&mut self, connection: ConnectionId, peer: PeerId, relayed: bool, opens: bool) -> Handler {
         let (open, requests) = mpsc::channel(OPEN_QUEUE);
         let path = if relayed { Path::Relayed } else { Path::Direct };
-        let link = Link {
-            open,
-            outbox: Arc::new(Outbox::default()),
-            counts: Arc::new(LinkCounts::new(path)),
-        };
+        let link =
+            Link { open, outbox: Arc::new(Outbox::default()), counts: Arc::new(LinkCounts::new(path)) };
         self.links.insert(connection, link.clone());
         Handler {
             connection,
@@ -205,16 +211,14 @@ impl NetworkBehaviour for Behaviour {
         }
     }
 
-    fn on_connection_handler_event(
-        &mut self,
-        _: PeerId,
-        _: ConnectionId,
-        event: THandlerOutEvent<Self>,
-    ) {
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
         self.events.push_back(event);
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        if let Some(address) = self.candidates.pop_front() {
+            return Poll::Ready(ToSwarm::NewExternalAddrCandidate(address));
+        }
         match self.events.pop_front() {
             Some(event) => Poll::Ready(ToSwarm::GenerateEvent(event)),
             None => Poll::Pending,
@@ -259,7 +263,19 @@ impl Handler {
         }
         self.controlled = true;
         let task = carry(stream, self.connection, self.outbox.clone(), self.frames.clone());
-        self.gate.spawn(task);
+        let closed = self.counts.closed.clone();
+        self.gate.spawn(async move {
+            tokio::select! {
+                () = closed.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.counts.closed.cancel();
     }
 }
 
@@ -304,10 +320,12 @@ impl ConnectionHandler for Handler {
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Speak, Speak, (), Opening>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
-                protocol: (Kind::Control, stream), ..
+                protocol: (Kind::Control, stream),
+                ..
             }) => self.control(stream),
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
-                protocol: (Kind::Stream, stream), ..
+                protocol: (Kind::Stream, stream),
+                ..
             }) => {
                 let stream = self.take(stream, Side::Inbound);
                 self.gate.admit(stream, self.peer_id, self.peer.clone());

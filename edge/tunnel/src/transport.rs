@@ -36,16 +36,21 @@ const USER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Streams per connection. yamux asks for 256 KiB of its 1 GiB receive window for each: this is the most it takes.
 const MAX_STREAMS: usize = 4096;
 
-/// An attempt failed before anything answered.
+/// Where an attempt failed. libp2p wraps it in layers that show only its source.
 #[derive(Debug, ThisError)]
 pub(crate) enum Stage {
-    #[error("connect: {0}")]
-    Connect(io::Error),
-    #[error("circuit: {0}")]
+    #[error("connect")]
+    Connect(#[source] NoAnswer),
+    #[error("circuit")]
     Circuit(#[source] CircuitError),
     #[error("private network: {0}")]
     Psk(String),
 }
+
+/// An attempt failed before anything answered.
+#[derive(Debug, ThisError)]
+#[error("no answer: {0}")]
+pub(crate) struct NoAnswer(String);
 
 /// Bytes received by remote address: proof of life for the state, even while a bulk transfer delays its pings.
 #[derive(Clone, Debug, Default)]
@@ -123,14 +128,18 @@ pub(crate) fn build(
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(MAX_STREAMS);
 
-    let sockets = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)).map(|stream, _| {
+    // Closing resets. A connection is closed when it is dead or nothing is open on it, and a reset frees what a
+    // closing handshake would leave for a minute or more: the own port towards the peer (TIME_WAIT) and the NATs'
+    // mappings (nf_conntrack's FIN_WAIT), either of which makes the next hole punching fail.
+    let options = tcp::Config::new().nodelay(true).linger(Some(Duration::ZERO));
+    let sockets = tcp::tokio::Transport::new(options).map(|stream, _| {
         // Without the option the state's own death of connections still works, only later for their sockets.
         let _ = socket2::SockRef::from(&stream.0).set_tcp_user_timeout(Some(USER_TIMEOUT));
         stream
     });
     let tcp_meters = meters.clone();
     let direct = TransportTimeout::with_outgoing_timeout(sockets, CONNECT_TIMEOUT)
-        .map_err(|error| Stage::Connect(io::Error::other(error)))
+        .map_err(|error| Stage::Connect(NoAnswer(error.to_string())))
         .and_then(move |inner, endpoint| {
             let meter = tcp_meters.of(endpoint.get_remote_address());
             PnetConfig::new(psk)
@@ -165,7 +174,7 @@ pub(crate) fn build(
 pub(crate) fn failure_of(error: &io::Error) -> Failure {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = next {
-        if let Some(Stage::Connect(_)) = error.downcast_ref::<Stage>() {
+        if error.is::<NoAnswer>() {
             return Failure::Unreachable;
         }
         if let Some(error) = error.downcast_ref::<ConnectError>() {

@@ -118,3 +118,40 @@ async fn another_key_keeps_out() {
     assert_eq!(hub.handle.status().peers.len(), 0);
     assert_eq!(stranger.connect("hub", ECHO, b"").await.err(), Some(DialError::NoPath));
 }
+
+#[tokio::test]
+async fn a_stream_ends_with_its_peer() {
+    let (hub, a) = pair().await;
+    let mut connected = a.connect("hub", ECHO, b"hello").await.unwrap();
+    let mut back = [0; 5];
+    connected.stream.read_exact(&mut back).await.unwrap();
+    hub.shutdown.cancel();
+    let mut rest = Vec::new();
+    let read = connected.stream.read_to_end(&mut rest);
+    // Whether by an end or by a reset: it must not hang.
+    let _ = tokio::time::timeout(Duration::from_secs(5), read).await.expect("the stream ends");
+    a.until("the peer is gone", |status| status.peers.is_empty()).await;
+}
+
+#[tokio::test]
+async fn too_many_streams_of_one_peer_are_refused() {
+    common::logging();
+    let hub = start("hub", |settings| {
+        settings.relay = true;
+        settings.limits.inbound_streams_per_peer = 4;
+    });
+    let address = hub.address().await;
+    let a = start("a", |settings| settings.relays = vec![address.parse().unwrap()]);
+    a.sees("hub").await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(a.connect("hub", ECHO, b"").await.unwrap());
+    }
+    assert_eq!(a.connect("hub", ECHO, b"").await.err(), Some(DialError::Overloaded));
+    assert_eq!(hub.handle.status().refused.overloaded, 1);
+    for mut connected in held {
+        connected.stream.shutdown().await.unwrap();
+        connected.stream.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+    assert_eq!(a.exchange("hub", ECHO, b"again").await, b"again");
+}

@@ -55,3 +55,41 @@ async fn the_relay_comes_back() {
     b.relay_up().await;
     assert_eq!(a.exchange("b", ECHO, b"two").await, b"two");
 }
+
+#[tokio::test]
+async fn a_full_relay_is_named() {
+    common::logging();
+    let relay = start("relay", |settings| {
+        settings.relay = true;
+        settings.limits.relay_circuits = 1;
+    });
+    let address = relay.address().await;
+    let a = start("a", |settings| hidden(settings, &address));
+    a.relay_up().await;
+    let b = start("b", |settings| hidden(settings, &address));
+    b.until("the reason is told", |status| {
+        let full = Some(edgemesh_tunnel_proto::RelayReason::Full);
+        status.relays.iter().any(|relay| relay.reason == full)
+    })
+    .await;
+    assert_eq!(b.exchange("a", ECHO, b"out").await, b"out", "the other way needs no reservation of b");
+}
+
+#[tokio::test]
+async fn two_peers_with_one_name() {
+    common::logging();
+    let relay = start("relay", |settings| settings.relay = true);
+    let address = relay.address().await;
+    let a = start("a", |settings| hidden(settings, &address));
+    let first = start("b", |settings| hidden(settings, &address));
+    first.relay_up().await;
+    a.relay_up().await;
+    assert_eq!(a.exchange("b", ECHO, b"first").await, b"first");
+    let second = start("b", |settings| hidden(settings, &address));
+    second.relay_up().await;
+    let status = a.until("the conflict is told", |status| !status.conflicts.is_empty()).await;
+    let conflict = &status.conflicts[0];
+    assert_eq!(*conflict.holder, *first.handle.status().peer_id);
+    assert_eq!(*conflict.refused, *second.handle.status().peer_id);
+    assert_eq!(a.exchange("b", ECHO, b"still").await, b"still");
+}

@@ -77,11 +77,7 @@ async fn connect(ask: &Ask) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn http(
-    ask: &Ask,
-    kept: &mut Option<SendRequest<Empty<Bytes>>>,
-    tls: bool,
-) -> anyhow::Result<String> {
+async fn http(ask: &Ask, kept: &mut Option<SendRequest<Empty<Bytes>>>, tls: bool) -> anyhow::Result<String> {
     let mut sender = match kept.take() {
         Some(sender) => sender,
         None if tls => handshake(tls_connect(ask).await?).await?,

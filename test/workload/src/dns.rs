@@ -60,7 +60,8 @@ fn query(name: &str, kind: u16) -> anyhow::Result<Vec<u8>> {
         bytes.extend_from_slice(&u16::to_be_bytes(word));
     }
     for label in name.trim_end_matches('.').split('.') {
-        bytes.push(u8::try_from(label.len()).ok().filter(|length| (1..64).contains(length)).context("label")?);
+        bytes
+            .push(u8::try_from(label.len()).ok().filter(|length| (1..64).contains(length)).context("label")?);
         bytes.extend_from_slice(label.as_bytes());
     }
     bytes.push(0);

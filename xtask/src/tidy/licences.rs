@@ -1,9 +1,10 @@
 //! Licences that go with Apache-2.0 distribution, and crates that may not come in, in the graph that is shipped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
-use serde_json::Value;
+use anyhow::{Context as _, Result, bail};
 
 /// Licences the project accepts for what it links.
 const ALLOWED: [&str; 12] = [
@@ -32,55 +33,39 @@ const BANNED: [(&str, &str); 7] = [
     ("clap", "the binary parses its few flags with lexopt"),
 ];
 
-pub(super) fn check(metadata: &Value, findings: &mut Vec<String>) -> Result<()> {
-    let packages: BTreeMap<&str, &Value> = metadata["packages"]
-        .as_array()
-        .context("cargo metadata without packages")?
-        .iter()
-        .filter_map(|package| Some((package["id"].as_str()?, package)))
-        .collect();
-    for id in linked(metadata, &packages)? {
-        let Some(package) = packages.get(id) else { continue };
-        let name = package["name"].as_str().unwrap_or_default();
+/// Where the binary runs; a crate that only other systems use is not in the graph.
+const TARGETS: [&str; 3] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "armv7-unknown-linux-gnueabihf"];
+
+pub(super) fn check(root: &Path, findings: &mut Vec<String>) -> Result<()> {
+    for (name, expression) in linked(root)? {
         if let Some((_, reason)) = BANNED.iter().find(|(banned, _)| *banned == name) {
             findings.push(format!("Cargo.lock: {name} is banned: {reason}"));
         }
-        let expression = package["license"].as_str().unwrap_or_default();
-        if !acceptable(expression) {
+        if !acceptable(&expression) {
             findings.push(format!("Cargo.lock: the licence of {name} ({expression:?}) is not on the list"));
         }
     }
     Ok(())
 }
 
-/// Every package in the graph of the members, tests included; unused targets of the lock file are not in it.
-fn linked<'m>(metadata: &'m Value, packages: &BTreeMap<&'m str, &'m Value>) -> Result<BTreeSet<&'m str>> {
-    let nodes: BTreeMap<&str, &Value> = metadata["resolve"]["nodes"]
-        .as_array()
-        .context("cargo metadata without a resolve graph")?
-        .iter()
-        .filter_map(|node| Some((node["id"].as_str()?, node)))
-        .collect();
-    let mut seen = BTreeSet::new();
-    let mut open: Vec<&str> =
-        packages.iter().filter(|(_, package)| package["source"].is_null()).map(|(id, _)| *id).collect();
-    while let Some(id) = open.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        for dependency in nodes.get(id).and_then(|node| node["deps"].as_array()).into_iter().flatten() {
-            let on_linux = dependency["dep_kinds"].as_array().into_iter().flatten().any(|kind| {
-                let target = kind["target"].as_str().unwrap_or_default();
-                !["windows", "wasm", "macos", "target_os = \"wasi\"", "hermit", "apple", "redox", "android"]
-                    .iter()
-                    .any(|other| target.contains(other) && !target.contains("not("))
-            });
-            if let (true, Some(next)) = (on_linux, dependency["pkg"].as_str()) {
-                open.push(next);
-            }
-        }
+/// Name and licence of every package in the graph of the members, tests included, with the features that are on.
+fn linked(root: &Path) -> Result<BTreeSet<(String, String)>> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut tree = Command::new(cargo);
+    tree.current_dir(root).args(["tree", "--workspace", "--locked", "--prefix", "none", "--format", "{p}|{l}"]);
+    for target in TARGETS {
+        tree.args(["--target", target]);
     }
-    Ok(seen)
+    let output = tree.output().context("cargo tree cannot be started")?;
+    if !output.status.success() {
+        bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.trim_end_matches(" (*)").split_once('|'))
+        .filter_map(|(package, licence)| Some((package.split(' ').next()?.to_owned(), licence.to_owned())))
+        .collect())
 }
 
 /// An SPDX expression is acceptable when one side of each `OR` is, and both of each `AND`. Older crates write `/`

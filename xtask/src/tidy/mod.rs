@@ -18,7 +18,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     let files = tracked(root)?;
     let mut findings = Vec::new();
     rings::check(root, &metadata, &mut findings)?;
-    licences::check(&metadata, &mut findings)?;
+    licences::check(root, &mut findings)?;
     for file in &files {
         let Ok(text) = fs::read_to_string(root.join(file)) else { continue };
         match file.extension().and_then(|extension| extension.to_str()) {

@@ -131,6 +131,7 @@ endpoints:
 - {addresses: [127.0.0.1], nodeName: here}
 - {addresses: ["fd00::1"]}
 - {addresses: [x]}
+- {addresses: [10.96.0.1]}
 - {addresses: []}
 - {addresses: null}
 ports: [{name: http, port: 8080}, {name: admin}]
@@ -143,6 +144,7 @@ ports: [{name: http, port: 8080}, {name: admin}]
 ==
 finding EndpointSlice default/a: address type FQDN is not supported
 finding EndpointSlice default/b: a port without a number is not supported
+finding EndpointSlice default/b: endpoint address "10.96.0.1" is the Service's own clusterIP
 finding EndpointSlice default/b: endpoint address "127.0.0.1" is a loopback address
 finding EndpointSlice default/b: endpoint address "169.254.169.254" is a link-local address
 finding EndpointSlice default/b: endpoint address "x" is no IP address

@@ -277,6 +277,23 @@ fn forgeries_do_not_count() {
 }
 
 #[test]
+fn names_that_point_at_the_header_do_not_change_with_it() {
+    let mut world = World::new();
+    world.query(WWW, With::default());
+    let ask = world.asked();
+    let mut reply = crate::fixture::upstream_reply(&ask.message, ANSWER);
+    // The owner of the answer becomes a pointer to the high octet of ARCOUNT, which reads as the root.
+    let owner = ask.message.len() - 11;
+    assert_eq!(reply[owner..owner + 2], [0xc0, 12]);
+    reply[owner + 1] = 10;
+    world.resolver.handle_upstream(ask.id, Ok(&reply), world.now, world.draw);
+    let expected = "NOERROR\n 300 A 192.0.2.1";
+    assert_eq!(world.answers()[0].2, expected);
+    let (_, kept) = world.query(WWW, With { edns: Some(1232), ..With::default() });
+    assert_eq!(text(&kept), expected);
+}
+
+#[test]
 fn external_names_are_chased() {
     let mut world = World::new();
     let chain = "NOERROR aa

@@ -39,3 +39,10 @@ fn another_listener_replaces_everything() {
     let other = RulesetSettings { port: 15_002, ..RulesetSettings::default() };
     assert_eq!(Ruleset::compile(&snapshot(ONE), &other).diff(&compile(ONE)), Patch::Replace);
 }
+
+#[test]
+fn without_an_address_nothing_of_it_remains() {
+    let two = compile(&format!("{ONE}svc b 10.96.0.2\nport 53/udp\nep 10.1.0.2:53"));
+    let clash = ["10.96.0.2".parse().expect("an address")].into();
+    assert_eq!(two.without(&clash), compile(ONE));
+}

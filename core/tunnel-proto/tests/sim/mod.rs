@@ -1,13 +1,15 @@
 //! Several tunnels joined by a network in virtual time.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test that uses it")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use edgemesh_mesh::Path;
 use edgemesh_tunnel_proto::{
-    Action, Address, ConnId, DialId, DialTo, Failure, Frame, Input, LinkKind, PeerId, PeerRecord, RelayTarget,
-    Report, Sign, SignedRecord, TunnelSpec, TunnelState,
+    Action, Address, ConnId, DialId, DialTo, Failure, Frame, Input, LinkKind, PeerId, PeerRecord,
+    RelayTarget, Report, Sign, SignedRecord, TunnelSpec, TunnelState,
 };
 
 /// One way; a decent line between two LANs.
@@ -85,8 +87,9 @@ impl Sim {
         let index = self.hosts.len();
         let peer = PeerId::new(peer);
         let address = Address::new(format!("/ip4/10.0.0.{index}/tcp/20006"));
-        let targets =
-            relays.iter().map(|relay| RelayTarget { address: self.hosts[*relay].address.clone(), peer: None });
+        let targets = relays
+            .iter()
+            .map(|relay| RelayTarget { address: self.hosts[*relay].address.clone(), peer: None });
         let spec = TunnelSpec {
             node: Some(name.into()),
             peer: peer.clone(),
@@ -228,8 +231,7 @@ impl Sim {
     }
 
     fn dial(&mut self, from: usize, dial: DialId, to: DialTo) {
-        let unreachable =
-            Event::Tell(from, Input::DialFailed { dial, failure: Failure::Unreachable });
+        let unreachable = Event::Tell(from, Input::DialFailed { dial, failure: Failure::Unreachable });
         match to {
             DialTo::Relay { address, .. } => self.dial_direct(from, dial, &[address], unreachable),
             DialTo::Peer { addresses, .. } => self.dial_direct(from, dial, &addresses, unreachable),
@@ -239,15 +241,20 @@ impl Sim {
                     let relay = self.hosts.iter().position(|host| {
                         address.as_str().contains(&format!("/p2p/{}/p2p-circuit", host.peer))
                     })?;
-                    (self.joined(from, relay) && self.joined(to, relay) && self.hosts[to].reserved.contains(&relay))
-                        .then_some(relay)
+                    (self.joined(from, relay)
+                        && self.joined(to, relay)
+                        && self.hosts[to].reserved.contains(&relay))
+                    .then_some(relay)
                 });
                 match relay {
                     _ if self.is_cut(&[from]) => self.schedule(CONNECT_TIMEOUT, unreachable),
                     Some(relay) => {
                         let kind = LinkKind::Relayed(Some(self.hosts[relay].peer.clone()));
                         let dial = Some(dial);
-                        self.schedule(DELAY * 8, Event::Establish { from, to, dial, kind, relay: Some(relay) });
+                        self.schedule(
+                            DELAY * 8,
+                            Event::Establish { from, to, dial, kind, relay: Some(relay) },
+                        );
                     }
                     None => {
                         let failure = Failure::NoReservation;
@@ -270,7 +277,10 @@ impl Sim {
         match to {
             Some(to) => {
                 let dial = Some(dial);
-                self.schedule(DELAY * 6, Event::Establish { from, to, dial, kind: LinkKind::Direct, relay: None });
+                self.schedule(
+                    DELAY * 6,
+                    Event::Establish { from, to, dial, kind: LinkKind::Direct, relay: None },
+                );
             }
             None => self.schedule(CONNECT_TIMEOUT, unreachable),
         }
@@ -313,7 +323,14 @@ impl Sim {
         }
     }
 
-    fn establish(&mut self, from: usize, to: usize, dial: Option<DialId>, kind: LinkKind, relay: Option<usize>) {
+    fn establish(
+        &mut self,
+        from: usize,
+        to: usize,
+        dial: Option<DialId>,
+        kind: LinkKind,
+        relay: Option<usize>,
+    ) {
         self.next += 2;
         let (here, there) = (ConnId(self.next), ConnId(self.next + 1));
         self.next += 2;

@@ -153,8 +153,8 @@ pub(crate) struct Upstream {
 impl Upstream {
     pub(crate) async fn start(manner: Manner) -> Self {
         let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
                 break (udp, tcp);
             }
         };

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use domain::base::iana::Rcode;
 use edgemesh_resolver::Origin;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::fixture::{Manner, PATIENCE, Upstream, WEB, addresses, settings, start};
+use crate::fixture::{
+    Manner, PATIENCE, Upstream, WEB, addresses, query, read_frame, settings, start, write_frame,
+};
 
 const WWW: &str = "www.example.com";
 
@@ -89,4 +92,26 @@ async fn our_own_question_coming_back_is_seen() {
     let asked = upstream.asked();
     assert_eq!(server.udp("other.example.com").await.header().rcode(), Rcode::SERVFAIL);
     assert_eq!(upstream.asked(), asked);
+}
+
+#[tokio::test]
+async fn many_questions_at_once_leave_nothing_behind() {
+    let upstream = Upstream::start(Manner::Answers).await;
+    let server = start(settings(&[upstream.addr]));
+    let ask = |client: usize| {
+        let addr = server.addrs[0];
+        async move {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            for index in 0..100 {
+                write_frame(&mut stream, &query(&format!("n{index}.c{client}.example.com"))).await;
+            }
+            for _ in 0..100 {
+                assert_eq!(addresses(&read_frame(&mut stream).await), ["192.0.2.1"]);
+            }
+        }
+    };
+    tokio::join!(ask(0), ask(1), ask(2), ask(3));
+    let counts = server.counters.read();
+    assert_eq!((counts.in_flight, counts.cached, counts.unsent), (0, 400, 0));
+    assert_eq!(counts.origin(Origin::Upstream), 400);
 }

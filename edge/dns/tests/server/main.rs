@@ -5,3 +5,5 @@ mod fixture;
 mod forward;
 #[cfg(test)]
 mod listen;
+#[cfg(test)]
+mod namespace;

@@ -5,12 +5,14 @@ use std::time::Instant;
 use edgemesh_api::Protocol;
 use edgemesh_intercept::{Change, Interceptor};
 use edgemesh_mesh::Frontend;
+use edgemesh_net::netlink::nft::{Family, Nft, Table};
 use edgemesh_net::netlink::rt::{Handle, Prefix};
 use edgemesh_net::netns::in_fresh_namespaces;
 use edgemesh_ruleset::{ADDRESS_V4, Ruleset, RulesetSettings, VipRoute, render};
 
 use crate::kernel::{assert_same, install, ip, ruleset, state, tool};
 
+const OURS: Table<'static> = Table { family: Family::Inet, name: "edgemesh" };
 const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../core/ruleset/tests/ruleset/golden");
 
 /// The ruleset of the golden `dual.nft`.
@@ -116,7 +118,19 @@ fn an_address_of_the_host_is_known() {
     assert!(settings.ipv6);
     // A ruleset that was compiled before the host got the address does not take it away.
     let applied = interceptor.apply(&ruleset(&settings, &["192.0.2.7:80/tcp"], &[])).expect("applied");
-    assert_eq!(applied.taken, [VipRoute { vip: ip("192.0.2.7"), source: Some(ADDRESS_V4) }]);
+    assert_eq!((applied.taken, applied.routes_added), ([ip("192.0.2.7")].into(), 0));
+    let nft = |set| Nft::open().expect("nftables").elements(OURS, set).expect("elements");
+    assert!(
+        nft("vips4").is_empty() && nft("frontends4").is_empty(),
+        "the host's own services are not refused"
+    );
+    // And one that the host gets later is given up at the next check.
+    interceptor.apply(&ruleset(&settings, &["192.0.2.8:80/tcp"], &[])).expect("applied");
+    assert_eq!(nft("vips4").len(), 1);
+    rt.add_address(lo, Prefix::new(ip("192.0.2.8"), 32), false).expect("added");
+    assert_eq!(interceptor.verify().expect("verified"), ["the host got the virtual address 192.0.2.8"]);
+    assert!(nft("vips4").is_empty() && nft("frontends4").is_empty());
+    assert!(interceptor.verify().expect("verified").is_empty());
     interceptor.remove().expect("removed");
     assert!(rt.addresses().expect("addresses").iter().any(|address| address.prefix.addr == ip("192.0.2.7")));
 }

@@ -6,10 +6,11 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use edgemesh_intercept::Interceptor;
+use edgemesh_net::netlink::nft::{Base, Batch, Chain, ChainKind, Family, Hook, Nat, Nft, Rule, Table};
 use edgemesh_net::netlink::rt::{Handle, LinkKind, Peer, Prefix, Route};
 use edgemesh_net::netns::{Namespace, in_fresh_namespaces};
 use edgemesh_net::socket::{FrontendUdp, MAX_DATAGRAM, Transparency, listen, reply_udp};
-use edgemesh_ruleset::LISTEN_PORT;
+use edgemesh_ruleset::{DEVICE, LISTEN_PORT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::kernel::{install, ip, loopback_up, ruleset};
@@ -25,6 +26,10 @@ const SIZES: [usize; 3] = [100, 20 * 1024, 60 * 1024];
 
 fn node() -> Interceptor {
     let mut interceptor = install();
+    // Many distributions are strict about the way back of a packet.
+    for scope in ["all", "default", "lo", DEVICE] {
+        std::fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"), "1").expect("a sysctl");
+    }
     let settings = interceptor.settings().expect("settings");
     let frontends: Vec<String> =
         TCP.iter().map(|it| format!("{it}/tcp")).chain(UDP.iter().map(|it| format!("{it}/udp"))).collect();
@@ -33,12 +38,36 @@ fn node() -> Interceptor {
     interceptor
 }
 
-/// A pod on a veth, with its default route by way of the node.
+/// A pod on a veth of its own, with its default route by way of the node.
 fn pod() -> Namespace {
     let pod = Namespace::new_net().expect("a namespace");
     let mut rt = Handle::open().expect("rtnetlink");
     rt.add_link("pod0", LinkKind::Veth(Peer { name: "eth0", netns: Some(pod.as_fd()) })).expect("a veth");
     let link = rt.link("pod0").expect("links").expect("pod0").index;
+    join(&mut rt, link, &pod);
+    pod
+}
+
+/// A pod on a bridge, as the CNI plugin `bridge`, flannel and Docker make them. Kubernetes wants bridged packets shown to
+/// netfilter, which undoes TPROXY unless it is done once more.
+fn bridged_pod() -> Namespace {
+    let pod = Namespace::new_net().expect("a namespace");
+    let mut rt = Handle::open().expect("rtnetlink");
+    rt.add_link("cni0", LinkKind::Bridge).expect("a bridge");
+    let bridge = rt.link("cni0").expect("links").expect("cni0").index;
+    rt.add_link("pod0", LinkKind::Veth(Peer { name: "eth0", netns: Some(pod.as_fd()) })).expect("a veth");
+    let port = rt.link("pod0").expect("links").expect("pod0").index;
+    rt.set_master(port, Some(bridge)).expect("a port");
+    rt.set_up(port, true).expect("up");
+    for switch in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+        // Absent where the kernel has no br_netfilter, and then bridged packets are like any others.
+        let _ = std::fs::write(format!("/proc/sys/net/bridge/{switch}"), "1");
+    }
+    join(&mut rt, bridge, &pod);
+    pod
+}
+
+fn join(rt: &mut Handle, link: u32, pod: &Namespace) {
     rt.add_address(link, Prefix::new(ip("10.244.0.1"), 24), false).expect("an address");
     rt.add_address(link, Prefix::new(ip("fd00:244::1"), 64), true).expect("an address");
     rt.set_up(link, true).expect("up");
@@ -56,7 +85,6 @@ fn pod() -> Namespace {
         Ok(())
     })
     .expect("a pod");
-    pod
 }
 
 fn addr(text: &str) -> SocketAddr {
@@ -202,13 +230,25 @@ fn pods_reach_the_listener_without_a_default_route_of_the_node() {
         return;
     }
     let _node = node();
-    let pod = pod();
+    pods_reach_the_listener(&pod());
+}
+
+#[test]
+fn pods_on_a_bridge_reach_the_listener() {
+    if !in_fresh_namespaces("traffic::pods_on_a_bridge_reach_the_listener") {
+        return;
+    }
+    let _node = node();
+    pods_reach_the_listener(&bridged_pod());
+}
+
+fn pods_reach_the_listener(pod: &Namespace) {
     assert_no_default_route();
     for (frontend, source) in TCP.into_iter().zip(["10.244.0.2", "fd00:244::2"]) {
-        assert_eq!(tcp(addr(frontend), Some(&pod)), ip(source));
+        assert_eq!(tcp(addr(frontend), Some(pod)), ip(source));
     }
     for (frontend, source) in UDP.into_iter().zip(["10.244.0.2", "fd00:244::2"]) {
-        assert_eq!(udp(addr(frontend), Some(&pod)), ip(source));
+        assert_eq!(udp(addr(frontend), Some(pod)), ip(source));
     }
     // TPROXY leads to the loopback listener without the switch that opens 127.0.0.0/8 to the network.
     let route_localnet =
@@ -229,6 +269,33 @@ fn what_is_no_frontend_is_refused_at_once() {
     for frontend in CLOSED.into_iter().chain(BARE) {
         assert_refused(addr(frontend), None);
         assert_refused(addr(frontend), Some(&pod));
+    }
+}
+
+/// kube-proxy's way: address translation in prerouting and output, for the same virtual addresses.
+#[test]
+fn translations_of_others_do_not_see_frontends() {
+    if !in_fresh_namespaces("traffic::translations_of_others_do_not_see_frontends") {
+        return;
+    }
+    let _node = node();
+    let table = Table { family: Family::Inet, name: "kube-proxy" };
+    let mut batch = Batch::new();
+    batch.add_table(table);
+    for (name, hook) in [("services", Hook::Prerouting), ("output", Hook::Output)] {
+        let base = Base { kind: ChainKind::Nat, hook, priority: -100, drop: false };
+        batch.add_chain(table, Chain { name, base: Some(base) });
+        for (family, to) in [(Family::Ip, "192.0.2.1"), (Family::Ip6, "2001:db8::1")] {
+            batch.add_rule(table, name, &Rule::new().nfproto(family).nat(Nat::Dnat, ip(to), None));
+        }
+    }
+    Nft::open().expect("nftables").commit(&batch).expect("foreign rules");
+    let pod = pod();
+    for (stream, datagram) in TCP.into_iter().zip(UDP) {
+        for client in [None, Some(&pod)] {
+            tcp(addr(stream), client);
+            udp(addr(datagram), client);
+        }
     }
 }
 

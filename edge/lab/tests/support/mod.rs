@@ -121,7 +121,8 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// Processes in the same PID namespace as the link says.
 pub(crate) fn processes_in(pid_namespace: &std::path::Path) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let inside = |path: &PathBuf| std::fs::read_link(path.join("ns/pid")).is_ok_and(|link| link == pid_namespace);
+    let inside =
+        |path: &PathBuf| std::fs::read_link(path.join("ns/pid")).is_ok_and(|link| link == pid_namespace);
     entries.map(|entry| entry.path()).filter(inside).map(|path| path.display().to_string()).collect()
 }
 

@@ -4,14 +4,18 @@ mod option;
 mod tcp;
 mod udp;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub use tcp::{listen, reset, take_available, tune};
 pub use udp::{Datagram, FrontendUdp, MAX_DATAGRAM, backend_udp, reply_udp, send_now, send_to_now};
 
-/// The address with an IPv4-mapped IPv6 address written as IPv4, so that one client has one name.
+/// The address with an IPv4-mapped IPv6 address written as IPv4, so that one client has one name. The scope of a
+/// link-local address is kept: no reply finds its way without it.
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+    match addr.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, addr.port()),
+        IpAddr::V6(_) => addr,
+    }
 }
 
 /// Whether a socket may use addresses that are not this host's (`IP_TRANSPARENT`, needs CAP_NET_ADMIN).

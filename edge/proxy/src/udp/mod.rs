@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edgemesh_api::Protocol;
-use edgemesh_balance::Feedback;
 use edgemesh_mesh::{Frontend, Path};
 use edgemesh_net::socket::{FrontendUdp, MAX_DATAGRAM, backend_udp, send_now, send_to_now};
-use edgemesh_route::{Conn, Decision, Direction, Hop, Outcome};
+use edgemesh_route::{Conn, Decision, Direction, Hop, Outcome, Target};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::OwnedSemaphorePermit;
@@ -106,24 +105,13 @@ async fn readable(backend: &UdpSocket) -> io::Result<()> {
 fn open(socket: &Arc<FrontendUdp>, shared: &Arc<Shared>, conn: Conn, payload: &[u8]) {
     let mut targets = match shared.route(&conn) {
         Decision::Targets(targets) => targets,
-        Decision::Reject(reason) => {
-            shared.counters.count_datagram_rejected();
-            if shared.sessions.tell_rejected(conn.frontend.socket_addr()) {
-                let mut record = begin(shared, &conn);
-                record.service(shared.service(&conn));
-                record.end(Outcome::Rejected(reason));
-            }
-            return;
-        }
+        Decision::Reject(reason) => return reject(shared, &conn, Outcome::Rejected(reason)),
     };
-    let mut record = begin(shared, &conn);
-    record.service(targets.first().map(|target| target.service.clone()));
     let reply = match shared.sessions.reply_path(socket, conn.frontend.socket_addr(), shared) {
         Ok(reply) => reply,
         Err(error) => {
-            let told = failure(&error).error;
             tracing::debug!(frontend = %conn.frontend, %error, "cannot reply from the frontend");
-            return record.end(Outcome::Failed(told));
+            return reject(shared, &conn, Outcome::Failed(failure(&error).error));
         }
     };
     // A datagram socket needs no waiting: sessions to direct backends do without a queue.
@@ -131,6 +119,7 @@ fn open(socket: &Arc<FrontendUdp>, shared: &Arc<Shared>, conn: Conn, payload: &[
         match backend_udp(target.backend) {
             Ok(backend) => {
                 let backend = Arc::new(backend);
+                let mut record = begin(shared, &conn, target);
                 record.connected(target.backend, Path::Local);
                 let session = Session::new(shared, conn, targets.remove(0), reply);
                 if send_now(&backend, payload).is_ok() {
@@ -142,19 +131,20 @@ fn open(socket: &Arc<FrontendUdp>, shared: &Arc<Shared>, conn: Conn, payload: &[
             }
             Err(error) => {
                 let failure = failure(&error);
-                if failure.blames_target {
-                    shared.feedback(&conn, target, Feedback::Failed);
+                if let Some(feedback) = failure.feedback {
+                    shared.feedback(&conn, target, feedback);
                 }
                 if targets.len() == 1 {
-                    return record.end(Outcome::Failed(failure.error));
+                    return reject(shared, &conn, Outcome::Failed(failure.error));
                 }
                 targets.remove(0);
             }
         }
     }
     let (Some(target), Some(first)) = (targets.first().cloned(), crate::frame::frame(payload)) else {
-        return record.end(Outcome::Drained);
+        return;
     };
+    let record = begin(shared, &conn, &target);
     let session = Session::new(shared, conn, target, reply);
     let (feed, queue) = Feed::new(shared, session.clone());
     shared.sessions.insert(&conn, Forward::Queue(feed), shared);
@@ -162,9 +152,24 @@ fn open(socket: &Arc<FrontendUdp>, shared: &Arc<Shared>, conn: Conn, payload: &[
     shared.tasks.spawn(session::queued(shared.clone(), session, dialling, record));
 }
 
-fn begin(shared: &Shared, conn: &Conn) -> Record {
+fn begin(shared: &Shared, conn: &Conn, target: &Target) -> Record {
     let (observe, frontend) = (shared.observe.clone(), conn.frontend.socket_addr());
-    Record::begin(observe, Direction::Outbound, Protocol::Udp, conn.client.to_string(), frontend)
+    let client = conn.client.to_string();
+    let mut record = Record::begin(observe, Direction::Outbound, Protocol::Udp, client, frontend);
+    record.service(Some(target.service.clone()));
+    record
+}
+
+/// Accounts for a datagram that begins no session. Nothing tells its client, which may send any number of them.
+fn reject(shared: &Shared, conn: &Conn, outcome: Outcome) {
+    shared.counters.count_datagram_rejected();
+    let (observe, frontend) = (shared.observe.clone(), conn.frontend.socket_addr());
+    if shared.sessions.tell_rejected(frontend) {
+        let client = conn.client.to_string();
+        let mut record = Record::begin(observe, Direction::Outbound, Protocol::Udp, client, frontend);
+        record.service(shared.service(conn));
+        record.end(outcome);
+    }
 }
 
 /// One queued datagram, framed, with its share of the memory for queued datagrams.

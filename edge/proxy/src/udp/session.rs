@@ -194,10 +194,10 @@ pub(crate) async fn direct(
                     }
                 }
                 Some(queued) = next(&mut queue) => {
-                    if send_now(&backend, &queued.framed[2..]).is_ok() {
-                        session.sent(queued.framed.len() - 2);
-                    } else {
-                        shared.counters.count_datagram_dropped();
+                    match send_now(&backend, &queued.framed[2..]) {
+                        Ok(()) => session.sent(queued.framed.len() - 2),
+                        Err(error) if dead(&error) => break back.broken(&error),
+                        Err(_) => shared.counters.count_datagram_dropped(),
                     }
                 }
                 () = &mut expired => break Outcome::Idle,
@@ -229,6 +229,8 @@ pub(crate) async fn queued(
         opened = Box::pin(open(&shared, &session, &targets, &first)) => opened.map_err(Outcome::Failed),
         () = session.stop.cancelled() => Err(session.stopped()),
     };
+    // The session may last for long, the datagram it began with need not.
+    drop(first);
     let outcome = match opened {
         Ok((target, Link::Socket(backend))) => {
             record.connected(target.backend, Path::Local);
@@ -287,8 +289,8 @@ async fn open<'a>(
         match link {
             Ok(link) => return Ok((target, link)),
             Err(failure) => {
-                if failure.blames_target {
-                    shared.feedback(&session.conn, target, Feedback::Failed);
+                if let Some(feedback) = failure.feedback {
+                    shared.feedback(&session.conn, target, feedback);
                 }
                 last = failure.error;
             }

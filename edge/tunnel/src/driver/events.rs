@@ -53,15 +53,7 @@ impl Driver {
                     tracing::warn!(%error, "the tunnel stopped listening on an address");
                 }
             }
-            SwarmEvent::NewExternalAddrCandidate { address } => {
-                /// More faces than this a node has not; beyond it the question is settled anyway.
-                const MAX_OBSERVED: usize = 64;
-                if let Some(ip) = ip_of(&address)
-                    && self.observed.len() < MAX_OBSERVED
-                {
-                    self.observed.insert(ip);
-                }
-            }
+            SwarmEvent::NewExternalAddrCandidate { address } => self.observed(&address),
             SwarmEvent::Behaviour(event) => self.on_behaviour(event, now),
             _ => {}
         }
@@ -74,7 +66,9 @@ impl Driver {
                     self.state.handle(Input::Identified { conn }, now);
                 }
             }
-            BehaviourEvent::Client(ClientEvent::ReservationReqAccepted { relay_peer_id, renewal, .. }) => {
+            BehaviourEvent::Client(ClientEvent::ReservationReqAccepted {
+                relay_peer_id, renewal, ..
+            }) => {
                 if !renewal {
                     self.state.handle(Input::Reserved { relay: peer_text(&relay_peer_id) }, now);
                     self.dirty = true;
@@ -121,6 +115,23 @@ impl Driver {
         self.dirty = true;
     }
 
+    /// Others see this node at an address. A NAT that keeps ports where it can maps the listen port to itself towards
+    /// most peers, also when it had to choose another towards the observer because a neighbour holds the port there:
+    /// so that address is offered as well.
+    fn observed(&mut self, address: &Multiaddr) {
+        /// More faces than this a node has not; beyond it the question is settled anyway.
+        const MAX_OBSERVED: usize = 64;
+        let Some(ip) = ip_of(address).filter(|_| !is_relayed(address)) else { return };
+        if self.observed.len() >= MAX_OBSERVED || !self.observed.insert(ip) {
+            return;
+        }
+        let own: BTreeSet<u16> = self.listening.iter().map(SocketAddr::port).collect();
+        for port in own {
+            let kept = tcp_multiaddr(SocketAddr::new(ip, port));
+            self.swarm.behaviour_mut().streams.offer(kept);
+        }
+    }
+
     /// A connection that DCUtR dialled is punched. One that came in while a circuit stood is too, when this node is
     /// behind a NAT: nothing but a hole could have let it in.
     fn kind(&mut self, peer: PeerId, endpoint: &ConnectedPoint, foreign: bool) -> LinkKind {
@@ -134,9 +145,10 @@ impl Driver {
         if ip_of(endpoint.get_remote_address()).is_some_and(|ip| self.interfaces.in_lan(ip)) {
             return LinkKind::Lan;
         }
-        let circuit = self.links.values().any(|entry| {
-            entry.peer == peer && entry.link.counts.path() == edgemesh_mesh::Path::Relayed
-        });
+        let circuit = self
+            .links
+            .values()
+            .any(|entry| entry.peer == peer && entry.link.counts.path() == edgemesh_mesh::Path::Relayed);
         let own = |ip: &IpAddr| self.listening.iter().any(|address| address.ip() == *ip);
         let behind_nat = !self.observed.is_empty() && !self.observed.iter().any(own);
         if circuit && (foreign || (endpoint.is_listener() && behind_nat)) {
@@ -170,7 +182,11 @@ impl Driver {
         } else {
             self.listening.remove(&address);
         }
-        self.advertise(now);
+        // Of all interfaces loopback is named first, and alone it tells nothing.
+        let any = self.settings.listen.iter().any(|listen| listen.ip().is_unspecified());
+        if !(any && self.listening.iter().all(|address| address.ip().is_loopback())) {
+            self.advertise(now);
+        }
     }
 
     /// Tells the addresses at which others may reach this node. Loopback counts where there is nothing else.
@@ -193,7 +209,10 @@ impl Driver {
         if self.settings.relay {
             // A reservation without an address of the relay in it is refused by libp2p's clients.
             let before = self.advertised.borrow().clone();
-            before.iter().filter(|old| !told.contains(old)).for_each(|old| self.swarm.remove_external_address(old));
+            before
+                .iter()
+                .filter(|old| !told.contains(old))
+                .for_each(|old| self.swarm.remove_external_address(old));
             told.iter().for_each(|new| self.swarm.add_external_address(new.clone()));
         }
         let addresses = told.iter().map(address_text).collect();
@@ -202,7 +221,13 @@ impl Driver {
         self.dirty = true;
     }
 
-    pub(super) fn dial_relay(&mut self, dial: DialId, peer: Option<PeerId>, address: Multiaddr, now: Instant) {
+    pub(super) fn dial_relay(
+        &mut self,
+        dial: DialId,
+        peer: Option<PeerId>,
+        address: Multiaddr,
+        now: Instant,
+    ) {
         match peer {
             Some(peer) => self.dial_peer(dial, peer, vec![address], now),
             None => {
@@ -292,10 +317,16 @@ fn dial_failure(error: &SwarmDialError) -> Failure {
                     libp2p::TransportError::MultiaddrNotSupported(_) => Failure::Other,
                 })
                 .collect();
-            [Failure::RelayFull, Failure::Handshake, Failure::NoReservation, Failure::Denied, Failure::Unreachable]
-                .into_iter()
-                .find(|failure| failures.contains(failure))
-                .unwrap_or(Failure::Other)
+            [
+                Failure::RelayFull,
+                Failure::Handshake,
+                Failure::NoReservation,
+                Failure::Denied,
+                Failure::Unreachable,
+            ]
+            .into_iter()
+            .find(|failure| failures.contains(failure))
+            .unwrap_or(Failure::Other)
         }
         SwarmDialError::NoAddresses
         | SwarmDialError::DialPeerConditionFalse(_)

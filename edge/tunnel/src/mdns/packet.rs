@@ -76,11 +76,9 @@ fn parse(bytes: &[u8]) -> Option<Heard> {
     let message = Message::from_octets(bytes).ok()?;
     let service = name(SERVICE);
     if !message.header().qr() {
-        let asked = message
-            .question()
-            .take(MAX_ADDRESSES)
-            .filter_map(Result::ok)
-            .any(|question| question.qname() == &service && matches!(question.qtype(), Rtype::PTR | Rtype::ANY));
+        let asked = message.question().take(MAX_ADDRESSES).filter_map(Result::ok).any(|question| {
+            question.qname() == &service && matches!(question.qtype(), Rtype::PTR | Rtype::ANY)
+        });
         return Some(Heard { asked, peers: Vec::new() });
     }
     let mut peers = Vec::new();
@@ -116,8 +114,10 @@ mod tests {
     #[test]
     fn announcements_are_understood() {
         let own = PeerId::random();
-        let addresses: Vec<Multiaddr> =
-            ["/ip4/192.168.1.7/tcp/20006", "/ip6/fd00::7/tcp/20006"].iter().map(|a| a.parse().unwrap()).collect();
+        let addresses: Vec<Multiaddr> = ["/ip4/192.168.1.7/tcp/20006", "/ip6/fd00::7/tcp/20006"]
+            .iter()
+            .map(|a| a.parse().unwrap())
+            .collect();
         let heard = read(&announcement(own, &addresses));
         let expected: Vec<_> = addresses.into_iter().map(|address| (own, address)).collect();
         assert_eq!(heard, Heard { asked: false, peers: expected });
