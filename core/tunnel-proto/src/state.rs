@@ -280,9 +280,7 @@ impl TunnelState {
             .iter()
             .filter_map(|conn| Some((*conn, self.connections.get(conn)?)))
             .filter(|(_, connection)| !connection.closing)
-            .min_by_key(|(conn, connection)| {
-                (rank(connection.path()), connection.rtt.unwrap_or(Duration::MAX), *conn)
-            })
+            .min_by_key(|(conn, connection)| (rank(connection.path()), magnitude(connection.rtt), *conn))
     }
 
     /// Whether new streams to the peer have a connection.
@@ -596,4 +594,10 @@ impl TunnelState {
         self.published.changed = true;
         self.actions.extend(changes.into_iter().map(Action::Report));
     }
+}
+
+/// Round-trip times compare by powers of two of milliseconds: less is noise, and would make equal connections take
+/// turns. A connection without one yet comes last of its kind.
+fn magnitude(rtt: Option<Duration>) -> u32 {
+    rtt.map_or(u32::MAX, |rtt| u128::BITS - rtt.as_millis().leading_zeros())
 }

@@ -7,12 +7,14 @@ use crate::cli::print;
 use crate::control::Request;
 use crate::lab::{Blueprint, Lab, LabError};
 use crate::site::{Assertion, Site};
+use crate::state::StateFolder;
 
 /// Pause between two looks at a condition that has no event to wait for.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
 
 /// Runs the assertions of a site.
 pub(crate) fn run(site: &Site, blueprint: &Blueprint, json: bool) -> Result<ExitCode, LabError> {
+    StateFolder::sweep();
     let mut lab = Lab::up(&format!("test-{}", std::process::id()), blueprint, true)?;
     lab.step_inside()?;
     let mut failed = 0;

@@ -115,7 +115,6 @@ impl Lab {
         }
         let site = Site::parse(&blueprint.text, &blueprint.place)?;
         let plan = Plan::new(&site)?;
-        StateFolder::sweep();
         folder.create().trying(|| format!("folder {}", folder.path().display()))?;
         // Held by the keeper too, until it ends.
         let _held = folder.hold().trying(|| format!("lock {}", folder.path().display()))?;

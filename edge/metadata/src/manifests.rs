@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgemesh_api::{Name, SourceEvent};
-use edgemesh_net::meet::{Report, Source};
+use edgemesh_net::meet::{Report, Source, Trouble};
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
@@ -129,17 +129,17 @@ impl Source for ManifestDir {
 /// Passes on only what is new, and withdraws what is no more.
 struct Reports {
     report: Arc<dyn Report>,
-    shown: BTreeMap<String, String>,
+    shown: BTreeMap<String, Trouble>,
 }
 
 impl Reports {
-    fn show(&mut self, now: BTreeMap<String, String>) {
+    fn show(&mut self, now: BTreeMap<String, Trouble>) {
         for place in self.shown.keys().filter(|place| !now.contains_key(*place)) {
             self.report.report(place, None);
         }
-        for (place, message) in &now {
-            if self.shown.get(place) != Some(message) {
-                self.report.report(place, Some(message));
+        for (place, trouble) in &now {
+            if self.shown.get(place) != Some(trouble) {
+                self.report.report(place, Some(trouble));
             }
         }
         self.shown = now;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use edgemesh_api::{Kind, Object, ObjectKey, SourceEvent};
+use edgemesh_net::meet::Trouble;
 
 use crate::parse::{MAX_OBJECTS, Problem, parse};
 
@@ -69,7 +70,7 @@ pub(crate) struct Ask {
 pub(crate) struct Scan {
     pub(crate) events: Vec<SourceEvent>,
     /// Messages by place: everything that is wrong now.
-    pub(crate) reports: BTreeMap<String, String>,
+    pub(crate) reports: BTreeMap<String, Trouble>,
     /// Files that were read.
     pub(crate) read: Vec<String>,
     /// Files that were never read are being written.
@@ -80,17 +81,18 @@ pub(crate) struct Scan {
 
 impl Scan {
     /// Several problems of one place are one report.
-    fn report(&mut self, place: String, message: &str) {
+    fn report(&mut self, place: String, message: &str, broken: bool) {
         if self.reports.len() >= MAX_REPORTS && !self.reports.contains_key(&place) {
             let message = format!("more than {MAX_REPORTS} problems: the rest is left out");
-            self.reports.insert("more".to_owned(), message);
+            self.reports.insert("more".to_owned(), Trouble { message, broken: false });
             return;
         }
         let report = self.reports.entry(place).or_default();
-        if !report.is_empty() {
-            report.push_str("; ");
+        if !report.message.is_empty() {
+            report.message.push_str("; ");
         }
-        report.push_str(message);
+        report.message.push_str(message);
+        report.broken |= broken;
     }
 }
 
@@ -114,12 +116,12 @@ impl Tree {
                 self.settle_missing(&names, ask.confirm_missing, &mut scan);
                 if names.is_empty() {
                     let message = format!("holds no manifest: {}", self.fallback());
-                    scan.reports.insert(directory.display().to_string(), message);
+                    scan.reports.insert(directory.display().to_string(), Trouble { message, broken: true });
                 }
             }
             Err(error) => {
                 let message = format!("cannot be read ({error}): {}", self.fallback());
-                scan.reports.insert(directory.display().to_string(), message);
+                scan.reports.insert(directory.display().to_string(), Trouble { message, broken: true });
             }
         }
         let winners = self.winners(&mut scan);
@@ -181,14 +183,14 @@ impl Tree {
         for (name, kept) in missing.chain(present) {
             for problem in kept.problems.iter() {
                 let place = place(name, problem.line, &problem.object);
-                scan.report(place, &problem.message);
+                scan.report(place, &problem.message, problem.broken);
             }
             for (key, (line, object)) in kept.objects.iter() {
                 let old = winners.insert(key.clone(), (name, kept.missing, object.clone()));
                 if let Some((loser, false, _)) = old {
                     let message =
                         format!("is defined in {loser} too; this file wins because its name is later");
-                    scan.report(place(name, *line, &format!("{} {}", key.0, key.1)), &message);
+                    scan.report(place(name, *line, &format!("{} {}", key.0, key.1)), &message, true);
                 }
             }
         }
@@ -197,7 +199,7 @@ impl Tree {
 
     fn tell(&mut self, directory: &Path, winners: BTreeMap<Key, Arc<Object>>, relist: bool, scan: &mut Scan) {
         let mut refuse = |message: String| {
-            scan.reports.entry(directory.display().to_string()).or_insert(message);
+            scan.reports.entry(directory.display().to_string()).or_insert(Trouble { message, broken: true });
         };
         if winners.is_empty() {
             return refuse(format!("holds no object of the mesh: {}", self.fallback()));

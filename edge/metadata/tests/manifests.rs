@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use edgemesh_api::SourceEvent;
 use edgemesh_metadata::ManifestDir;
-use edgemesh_net::meet::{Report, Source};
+use edgemesh_net::meet::{Report, Source, Trouble};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -24,10 +24,10 @@ struct Board {
 }
 
 impl Report for Board {
-    fn report(&self, place: &str, message: Option<&str>) {
+    fn report(&self, place: &str, trouble: Option<&Trouble>) {
         let mut shown = self.shown.lock().expect("not poisoned");
-        match message {
-            Some(message) => shown.insert(place.to_owned(), message.to_owned()),
+        match trouble {
+            Some(trouble) => shown.insert(place.to_owned(), trouble.message.clone()),
             None => shown.remove(place),
         };
         self.changed.send_replace(());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use edgemesh_api::SourceEvent;
 use edgemesh_mesh::{Applied, MeshState};
 use edgemesh_metadata::{Journal, ManifestDir};
-use edgemesh_net::meet::{Report, Source};
+use edgemesh_net::meet::{Report, Source, Trouble};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -23,7 +23,7 @@ const WEB: &str = r#"
 struct Deaf;
 
 impl Report for Deaf {
-    fn report(&self, _: &str, _: Option<&str>) {}
+    fn report(&self, _: &str, _: Option<&Trouble>) {}
 }
 
 fn follow(directory: &Path) -> mpsc::Receiver<SourceEvent> {

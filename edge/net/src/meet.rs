@@ -82,8 +82,17 @@ pub trait Source: Send + 'static {
     ) -> BoxFuture<'static, ()>;
 }
 
+/// What is wrong at one place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// What, and what to do.
+    pub message: String,
+    /// Something that should be used cannot be; otherwise it is understood, and of no use to the mesh.
+    pub broken: bool,
+}
+
 /// Where a source tells of objects it cannot use; each call replaces what it said before of the same place.
 pub trait Report: Send + Sync + 'static {
-    /// `place` names the object with file and line, `message` what is wrong; `None` withdraws.
-    fn report(&self, place: &str, message: Option<&str>);
+    /// `place` names the object with file and line; `None` withdraws.
+    fn report(&self, place: &str, trouble: Option<&Trouble>);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use edgemesh_api::{Name, SourceEvent};
 use edgemesh_mesh::{Generation, MeshSnapshot, MeshState};
 use edgemesh_metadata::{Journal, JournalError, JournalWriter, ManifestDir};
-use edgemesh_net::meet::{Report, Source as _};
+use edgemesh_net::meet::{Report, Source as _, Trouble};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -147,19 +147,18 @@ impl State {
 struct Board(Arc<Shared>);
 
 impl Report for Board {
-    fn report(&self, place: &str, message: Option<&str>) {
+    fn report(&self, place: &str, trouble: Option<&Trouble>) {
         let mut reports = self.0.metadata.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        match message {
-            None => {
-                reports.remove(place);
-            }
-            Some(message) if reports.get(place).is_some_and(|known| known == message) => {}
-            Some(message) => {
-                tracing::warn!(place, "{message}");
-                if reports.len() < MAX_REPORTS || reports.contains_key(place) {
-                    reports.insert(place.to_owned(), message.to_owned());
-                }
-            }
+        let Some(trouble) = trouble else {
+            reports.remove(place);
+            return;
+        };
+        match trouble.broken {
+            true => tracing::warn!(place, "{}", trouble.message),
+            false => tracing::info!(place, "{}", trouble.message),
+        }
+        if reports.len() < MAX_REPORTS || reports.contains_key(place) {
+            reports.insert(place.to_owned(), trouble.message.clone());
         }
     }
 }

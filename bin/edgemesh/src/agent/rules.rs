@@ -136,14 +136,12 @@ fn bring(
     intercept: bool,
     verify: bool,
 ) -> Result<(Generation, Ruleset), InterceptError> {
-    // Without the proxy the device is all there is, and nothing of it changes.
-    if !intercept {
-        return Ok((snapshot.generation, Ruleset::empty(&interceptor.settings()?)));
-    }
     if verify {
         interceptor.verify()?;
     }
-    let ruleset = Ruleset::compile(snapshot, &interceptor.settings()?);
+    let settings = interceptor.settings()?;
+    // Without the proxy the table is empty: it replaces what a predecessor with a proxy left.
+    let ruleset = if intercept { Ruleset::compile(snapshot, &settings) } else { Ruleset::empty(&settings) };
     interceptor.apply(&ruleset)?;
     Ok((snapshot.generation, ruleset))
 }

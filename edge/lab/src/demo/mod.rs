@@ -12,6 +12,7 @@ pub(crate) use stage::run as run_stage;
 
 use crate::cli::{Args, print};
 use crate::lab::{LabError, Trying};
+use crate::state::StateFolder;
 
 /// One line of the table.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -64,6 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, LabError> {
             "case", "name", "path", "latency", "throughput"
         ))?;
     }
+    StateFolder::sweep();
     let mut rows = Vec::new();
     for stage in STAGES {
         let mut command = Command::new("/proc/self/exe");
