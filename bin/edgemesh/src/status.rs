@@ -115,8 +115,61 @@ impl fmt::Display for Status {
     }
 }
 
-fn write_tunnel(_f: &mut fmt::Formatter<'_>, _tunnel: &TunnelStatus) -> fmt::Result {
+fn write_tunnel(f: &mut fmt::Formatter<'_>, tunnel: &TunnelStatus) -> fmt::Result {
+    writeln!(f, "tunnel     {} on {}", tunnel.peer_id, tunnel.listen.join(" "))?;
+    for relay in &tunnel.relays {
+        write!(f, "relay      {} {}", relay.address, format!("{:?}", relay.state).to_lowercase())?;
+        match &relay.reason {
+            Some(reason) => writeln!(f, ": {reason}")?,
+            None => writeln!(f)?,
+        }
+    }
+    let refused = &tunnel.refused;
+    for (count, what) in [
+        (refused.psk_mismatch, "handshakes failed as they do with another private-network key"),
+        (refused.malformed_header, "streams had a malformed header"),
+        (refused.overloaded, "streams were beyond the bounds"),
+        (refused.bad_record, "peer records did not verify"),
+    ] {
+        if count > 0 {
+            writeln!(f, "refused    {count} {what}")?;
+        }
+    }
+    if tunnel.peers.is_empty() {
+        return writeln!(f, "no peers yet");
+    }
+    writeln!(
+        f,
+        "{:<20} {:<11} {:>9} {:>12} {:>12} {:>9} {:>9}  ADDRESS",
+        "PEER", "PATH", "RTT", "RECEIVED", "SENT", "SESSIONS", "SINCE"
+    )?;
+    for peer in &tunnel.peers {
+        let name = peer.node.as_deref().unwrap_or(&peer.peer);
+        let rtt = peer.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
+        writeln!(
+            f,
+            "{name:<20} {:<11} {rtt:>9} {:>12} {:>12} {:>9} {:>9}  {}",
+            peer.path,
+            bytes(peer.bytes_in),
+            bytes(peer.bytes_out),
+            peer.streams_in + peer.streams_out,
+            span(peer.since_s),
+            peer.address,
+        )?;
+    }
     Ok(())
+}
+
+/// Octets in the largest binary unit below them.
+fn bytes(count: u64) -> String {
+    let (mut value, mut unit) = (count as f64, "B");
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
 }
 
 /// Seconds as the two largest units: `42s`, `3m12s`, `5h02m`, `8d3h`.

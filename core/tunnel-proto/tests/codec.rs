@@ -13,7 +13,11 @@ use edgemesh_tunnel_proto::{
 use proptest::prelude::*;
 
 fn header(protocol: Protocol, backend: &str, namespace: &str, name: &str) -> StreamHeader {
-    StreamHeader { protocol, backend: backend.parse().unwrap(), service: ServiceId::new(namespace, name) }
+    StreamHeader {
+        protocol,
+        backend: backend.parse().expect("an address"),
+        service: ServiceId::new(namespace, name),
+    }
 }
 
 fn record() -> PeerRecord {

@@ -3,7 +3,7 @@ use edgemesh_net::meet::Connect;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/tunnel/common.rs"]
 mod common;
 #[tokio::main]
 async fn main() {

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -45,6 +46,9 @@ mod events;
 /// How often the snapshot of the mesh is compared: a new node is warm a second after its endpoint is known.
 const MESH_PERIOD: Duration = Duration::from_secs(1);
 
+/// Addresses dialled at once: all that DCUtR may offer (20), as an attempt is in time for the other side's or fails.
+const DIAL_AT_ONCE: NonZeroU8 = NonZeroU8::new(32).expect("32 is not zero");
+
 /// With many connections the state is asked at most this often for what time brings; far below its shortest pause.
 const CROWD_PAUSE: Duration = Duration::from_millis(50);
 const CROWD: usize = 64;
@@ -77,15 +81,18 @@ impl Tunnel {
         let psk = pre_shared_key(&settings.psk_file)?;
         let own = key.public().to_peer_id();
         let meters = Meters::default();
-        let (transport, client) = transport::build(&key, psk, &meters)
+        let takes_listeners = Arc::new(AtomicBool::new(false));
+        let (transport, client) = transport::build(&key, psk, &meters, takes_listeners.clone())
             .map_err(|error| TunnelError::Transport(error.to_string()))?;
         let gate = Arc::new(Gate::new(serve, settings.limits, shutdown.clone()));
         let (frames_in, frames) = mpsc::channel(FRAME_QUEUE);
         let behaviour = Behaviour::new(&key, &settings, client, gate.clone(), frames_in);
         let config = libp2p::swarm::Config::with_tokio_executor()
+            .with_dial_concurrency_factor(DIAL_AT_ONCE)
             // Saves the round trip of multistream-select on every stream.
             .with_substream_upgrade_protocol_override(libp2p::core::upgrade::Version::V1Lazy);
         let mut swarm = Swarm::new(transport, behaviour, own, config);
+        let outgoing = listen_outgoing(&mut swarm, &settings, &takes_listeners);
         listen(&mut swarm, &settings)?;
 
         let shared = Arc::new(Shared {
@@ -113,7 +120,10 @@ impl Tunnel {
             dials,
             pending_relays: HashMap::new(),
             reservations: HashMap::new(),
+            outgoing,
+            outgoing_ports: BTreeSet::new(),
             listening: BTreeSet::new(),
+            own_ips: HashSet::new(),
             advertised,
             observed: HashSet::new(),
             interfaces: Interfaces::new(settings.skip_interfaces.clone()),
@@ -168,6 +178,26 @@ fn listen(swarm: &mut Swarm<Behaviour>, settings: &TunnelSettings) -> Result<(),
         swarm.add_external_address(tcp_multiaddr(address));
     }
     Ok(())
+}
+
+/// Opens the ports from which is dialled, one for each family.
+fn listen_outgoing(
+    swarm: &mut Swarm<Behaviour>,
+    settings: &TunnelSettings,
+    takes_listeners: &AtomicBool,
+) -> HashSet<ListenerId> {
+    if !settings.punch {
+        return HashSet::new();
+    }
+    takes_listeners.store(true, Ordering::Relaxed);
+    let families = [IpAddr::from([0u8; 4]), IpAddr::from([0u16; 8])];
+    let listeners = families
+        .into_iter()
+        // A family the kernel lacks needs no port.
+        .filter_map(|ip| swarm.listen_on(tcp_multiaddr(SocketAddr::new(ip, 0))).ok())
+        .collect();
+    takes_listeners.store(false, Ordering::Relaxed);
+    listeners
 }
 
 fn bind(swarm: &mut Swarm<Behaviour>, address: SocketAddr) -> Result<(), TunnelError> {
@@ -241,7 +271,11 @@ struct Driver {
     /// Relay attempts that wait for a name.
     pending_relays: HashMap<DialId, Option<PeerId>>,
     reservations: HashMap<ListenerId, PeerId>,
+    /// Listeners on the ports from which is dialled.
+    outgoing: HashSet<ListenerId>,
+    outgoing_ports: BTreeSet<u16>,
     listening: BTreeSet<SocketAddr>,
+    own_ips: HashSet<IpAddr>,
     advertised: watch::Sender<Vec<Multiaddr>>,
     /// Addresses as which others see this node.
     observed: HashSet<IpAddr>,

@@ -211,3 +211,9 @@ impl Lan {
         }
     }
 }
+
+/// Whether a packet is a query of ours or names peers.
+pub(crate) fn heard(bytes: &[u8]) -> bool {
+    let heard = packet::read(bytes);
+    heard.asked || !heard.peers.is_empty()
+}

@@ -31,6 +31,8 @@ pub struct TunnelSettings {
     pub relay: bool,
     /// Addresses at which others reach this node, besides those it listens on.
     pub advertise: Vec<SocketAddr>,
+    /// Dial from a port that is listened on too, so that holes can be punched through NATs.
+    pub punch: bool,
     /// Find peers in the LAN.
     pub mdns: bool,
     /// Further interfaces, by the beginning of their names, that are no LAN.
@@ -51,6 +53,7 @@ impl TunnelSettings {
             relays: Vec::new(),
             relay: false,
             advertise: Vec::new(),
+            punch: true,
             mdns: true,
             skip_interfaces: Vec::new(),
             limits: TunnelLimits::default(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use edgemesh_tunnel_proto::Failure;
 use futures::{AsyncRead, AsyncWrite, TryFutureExt};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
-use libp2p::core::transport::{Boxed, OrTransport};
+use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OrTransport, TransportError, TransportEvent};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
@@ -118,11 +118,56 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     }
 }
 
-/// Builds the transport, and the relay client that belongs to it.
+/// TCP from a port of its own. libp2p dials from a port it listens on, which is what makes hole punching work; were
+/// that the well-known one, all nodes of a LAN would dial from the same port, and their NAT could keep it for only
+/// one of them towards each peer. So this transport listens on a port that no other node has, and nowhere else.
+struct Outgoing {
+    inner: tcp::tokio::Transport,
+    /// Whether the next listener is this transport's.
+    takes_listeners: Arc<AtomicBool>,
+}
+
+impl Transport for Outgoing {
+    type Output = <tcp::tokio::Transport as Transport>::Output;
+    type Error = <tcp::tokio::Transport as Transport>::Error;
+    type ListenerUpgrade = <tcp::tokio::Transport as Transport>::ListenerUpgrade;
+    type Dial = <tcp::tokio::Transport as Transport>::Dial;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<Self::Error>> {
+        if self.takes_listeners.load(Ordering::Relaxed) {
+            self.inner.listen_on(id, address)
+        } else {
+            Err(TransportError::MultiaddrNotSupported(address))
+        }
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(
+        &mut self,
+        address: Multiaddr,
+        opts: DialOpts,
+    ) -> Result<Self::Dial, TransportError<Self::Error>> {
+        self.inner.dial(address, opts)
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}
+
+/// Builds the transport, and the relay client that belongs to it. While `outgoing` is set, listeners are those from
+/// whose port is dialled.
 pub(crate) fn build(
     key: &Keypair,
     psk: PreSharedKey,
     meters: &Meters,
+    outgoing: Arc<AtomicBool>,
 ) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour), noise::Error> {
     let noise = noise::Config::new(key)?;
     let mut yamux = yamux::Config::default();
@@ -132,7 +177,9 @@ pub(crate) fn build(
     // closing handshake would leave for a minute or more: the own port towards the peer (TIME_WAIT) and the NATs'
     // mappings (nf_conntrack's FIN_WAIT), either of which makes the next hole punching fail.
     let options = tcp::Config::new().nodelay(true).linger(Some(Duration::ZERO));
-    let sockets = tcp::tokio::Transport::new(options).map(|stream, _| {
+    let outgoing = Outgoing { inner: tcp::tokio::Transport::new(options.clone()), takes_listeners: outgoing };
+    let sockets = OrTransport::new(outgoing, tcp::tokio::Transport::new(options)).map(|either, _| {
+        let stream = either.into_inner();
         // Without the option the state's own death of connections still works, only later for their sockets.
         let _ = socket2::SockRef::from(&stream.0).set_tcp_user_timeout(Some(USER_TIMEOUT));
         stream

@@ -35,6 +35,8 @@ pub(crate) struct Report {
     /// Figures that are compared: name, and the name of its baseline.
     ratios: Vec<(String, String)>,
     order: Vec<String>,
+    /// What a reader of the figures must know.
+    notes: Vec<(&'static str, String)>,
 }
 
 #[derive(Serialize)]
@@ -47,7 +49,13 @@ struct Json<'r> {
 
 impl Report {
     pub(crate) fn new(bench: &str) -> Self {
-        Self { bench: bench.to_owned(), samples: BTreeMap::new(), ratios: Vec::new(), order: Vec::new() }
+        Self {
+            bench: bench.to_owned(),
+            samples: BTreeMap::new(),
+            ratios: Vec::new(),
+            order: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// Adds one sample of a figure.
@@ -61,6 +69,17 @@ impl Report {
     /// Has `figure` printed as a multiple of `baseline` too.
     pub(crate) fn compare(&mut self, figure: &str, baseline: &str) {
         self.ratios.push((figure.to_owned(), baseline.to_owned()));
+    }
+
+    /// Says what a reader of the figures must know; stands in the environment.
+    pub(crate) fn note(&mut self, name: &'static str, text: &str) {
+        self.notes.push((name, text.to_owned()));
+    }
+
+    fn environment(&self) -> BTreeMap<&'static str, String> {
+        let mut environment = environment();
+        environment.extend(self.notes.iter().cloned());
+        environment
     }
 
     fn figures(&self) -> BTreeMap<String, f64> {
@@ -78,21 +97,25 @@ impl Report {
     pub(crate) fn json(&self) -> Result<String> {
         let spread =
             self.samples.iter().map(|(name, samples)| (name.clone(), samples.bounds().into())).collect();
-        let json = Json { bench: &self.bench, figures: self.figures(), spread, environment: environment() };
+        let json =
+            Json { bench: &self.bench, figures: self.figures(), spread, environment: self.environment() };
         Ok(serde_json::to_string(&json)?)
     }
 
     pub(crate) fn table(&self) -> String {
         let figures = self.figures();
-        let mut text = format!("{:<28} {:>12} {:>12} {:>12} {:>8}\n", "figure", "median", "low", "high", "ratio");
+        let mut text =
+            format!("{:<32} {:>12} {:>12} {:>12} {:>8}\n", "figure", "median", "low", "high", "ratio");
         for name in &self.order {
             let Some(samples) = self.samples.get(name) else { continue };
             let (low, high) = samples.bounds();
-            let ratio = figures.get(&format!("{name}_ratio")).map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+            let ratio =
+                figures.get(&format!("{name}_ratio")).map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{name:<28} {:>12.3} {low:>12.3} {high:>12.3} {ratio:>8}", samples.median());
+            let _ =
+                writeln!(text, "{name:<32} {:>12.3} {low:>12.3} {high:>12.3} {ratio:>8}", samples.median());
         }
-        for (name, value) in environment() {
+        for (name, value) in self.environment() {
             let _ = writeln!(text, "# {name}: {value}");
         }
         text
@@ -102,7 +125,8 @@ impl Report {
 fn environment() -> BTreeMap<&'static str, String> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(": ").nth(1));
+    let model =
+        cpuinfo.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(": ").nth(1));
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     BTreeMap::from([
         ("kernel", read("/proc/sys/kernel/osrelease")),
@@ -119,7 +143,9 @@ mod tests {
 
     #[test]
     fn medians() {
-        for (samples, median) in [(vec![3.0], 3.0), (vec![1.0, 9.0, 2.0], 2.0), (vec![1.0, 2.0, 3.0, 10.0], 2.5)] {
+        for (samples, median) in
+            [(vec![3.0], 3.0), (vec![1.0, 9.0, 2.0], 2.0), (vec![1.0, 2.0, 3.0, 10.0], 2.5)]
+        {
             assert!((Samples(samples).median() - median).abs() < 1e-9);
         }
     }

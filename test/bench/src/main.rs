@@ -18,7 +18,11 @@ use anyhow::{Result, bail};
 type Bench = (&'static str, &'static str, fn(&mut frame::Report) -> Result<()>);
 
 const BENCHES: [Bench; 2] = [
-    ("l4", "raw veth, the proxy on one node, the tunnel between two: CPU per GB, per connection, per request", l4::run),
+    (
+        "l4",
+        "raw veth, the proxy on one node, the tunnel between two: CPU per GB, per connection, per request",
+        l4::run,
+    ),
     ("lightness", "an idle agent with 20 Services: resident memory and stripped binary", lightness::run),
 ];
 

@@ -40,8 +40,12 @@ impl Driver {
                 self.refused(&send_back_addr, &error);
             }
             SwarmEvent::Dialing { connection_id, .. } => self.dials.foreign(connection_id),
-            SwarmEvent::NewListenAddr { address, .. } => self.listening(&address, true, now),
-            SwarmEvent::ExpiredListenAddr { address, .. } => self.listening(&address, false, now),
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                self.listening(listener_id, &address, true, now);
+            }
+            SwarmEvent::ExpiredListenAddr { listener_id, address } => {
+                self.listening(listener_id, &address, false, now);
+            }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 if let Some(relay) = self.reservations.remove(&listener_id) {
                     let failure = reason.as_ref().err().map_or(Failure::Other, failure_of);
@@ -61,18 +65,19 @@ impl Driver {
 
     fn on_behaviour(&mut self, event: BehaviourEvent, now: Instant) {
         match event {
-            BehaviourEvent::Identify(libp2p::identify::Event::Received { connection_id, .. }) => {
+            BehaviourEvent::Identify(libp2p::identify::Event::Received { connection_id, info, .. }) => {
+                self.seen_at(&info.observed_addr);
                 if let Some(&conn) = self.conns.get(&connection_id) {
                     self.state.handle(Input::Identified { conn }, now);
                 }
             }
             BehaviourEvent::Client(ClientEvent::ReservationReqAccepted {
-                relay_peer_id, renewal, ..
+                relay_peer_id,
+                renewal: false,
+                ..
             }) => {
-                if !renewal {
-                    self.state.handle(Input::Reserved { relay: peer_text(&relay_peer_id) }, now);
-                    self.dirty = true;
-                }
+                self.state.handle(Input::Reserved { relay: peer_text(&relay_peer_id) }, now);
+                self.dirty = true;
             }
             BehaviourEvent::Dcutr(event) => {
                 tracing::debug!(peer = %event.remote_peer_id, result = ?event.result, "hole punching ended");
@@ -115,20 +120,35 @@ impl Driver {
         self.dirty = true;
     }
 
-    /// Others see this node at an address. A NAT that keeps ports where it can maps the listen port to itself towards
-    /// most peers, also when it had to choose another towards the observer because a neighbour holds the port there:
-    /// so that address is offered as well.
+    /// Others see this node at an address. A NAT that keeps ports where it can keeps the own port towards a peer also
+    /// when it had to choose another towards the observer: so that address is offered as well.
     fn observed(&mut self, address: &Multiaddr) {
         /// More faces than this a node has not; beyond it the question is settled anyway.
         const MAX_OBSERVED: usize = 64;
         let Some(ip) = ip_of(address).filter(|_| !is_relayed(address)) else { return };
-        if self.observed.len() >= MAX_OBSERVED || !self.observed.insert(ip) {
+        if self.observed.len() < MAX_OBSERVED {
+            self.observed.insert(ip);
+        }
+        let own =
+            |part: Protocol<'_>| matches!(part, Protocol::Tcp(port) if self.outgoing_ports.contains(&port));
+        if address.iter().any(own) {
             return;
         }
-        let own: BTreeSet<u16> = self.listening.iter().map(SocketAddr::port).collect();
-        for port in own {
+        for port in self.outgoing_ports.clone() {
             let kept = tcp_multiaddr(SocketAddr::new(ip, port));
             self.swarm.behaviour_mut().streams.offer(kept);
+        }
+    }
+
+    /// Where a peer saw this node. Identify itself offers the address with the listen port in place of the one that
+    /// was seen, which is right for an ephemeral port. Connections here leave from the listen port, so another port
+    /// is the NAT's choice, and with an endpoint-independent mapping it is the only one that can be punched.
+    fn seen_at(&mut self, address: &Multiaddr) {
+        let port =
+            address.iter().find_map(|part| if let Protocol::Tcp(port) = part { Some(port) } else { None });
+        let mapped = port.is_some_and(|port| self.listening.iter().all(|own| own.port() != port));
+        if mapped && !is_relayed(address) {
+            self.swarm.behaviour_mut().streams.offer(address.clone());
         }
     }
 
@@ -149,8 +169,7 @@ impl Driver {
             .links
             .values()
             .any(|entry| entry.peer == peer && entry.link.counts.path() == edgemesh_mesh::Path::Relayed);
-        let own = |ip: &IpAddr| self.listening.iter().any(|address| address.ip() == *ip);
-        let behind_nat = !self.observed.is_empty() && !self.observed.iter().any(own);
+        let behind_nat = !self.observed.is_empty() && self.observed.is_disjoint(&self.own_ips);
         if circuit && (foreign || (endpoint.is_listener() && behind_nat)) {
             LinkKind::Punched
         } else {
@@ -170,10 +189,19 @@ impl Driver {
         self.dirty = true;
     }
 
-    fn listening(&mut self, address: &Multiaddr, added: bool, now: Instant) {
+    fn listening(&mut self, listener: ListenerId, address: &Multiaddr, added: bool, now: Instant) {
         let mut parts = address.iter();
         let (Some(ip), Some(Protocol::Tcp(port))) = (ip_of(address), parts.nth(1)) else { return };
         if is_relayed(address) {
+            return;
+        }
+        if added {
+            self.own_ips.insert(ip);
+        } else {
+            self.own_ips.remove(&ip);
+        }
+        if self.outgoing.contains(&listener) {
+            self.outgoing_ports.insert(port);
             return;
         }
         let address = SocketAddr::new(ip, port);

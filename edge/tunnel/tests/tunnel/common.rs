@@ -1,7 +1,5 @@
 //! Real tunnels on loopback.
 
-#![expect(clippy::unwrap_used, unreachable_pub, reason = "what fails here fails the test that uses it")]
-
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -22,16 +20,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 /// Ports of [`Backends`].
-pub const ECHO: u16 = 1;
-pub const AFTER_END: u16 = 2;
-pub const NOT_ADMITTED: u16 = 3;
-pub const REFUSED: u16 = 4;
-pub const SPEAKS_FIRST: u16 = 5;
+pub(crate) const ECHO: u16 = 1;
+pub(crate) const AFTER_END: u16 = 2;
+pub(crate) const NOT_ADMITTED: u16 = 3;
+pub(crate) const REFUSED: u16 = 4;
+pub(crate) const SPEAKS_FIRST: u16 = 5;
 
-pub const PSK: &str = "9+3Yd5mC5pW3sJm0t9rY1q5o2V0pN7o4v8m1u6x3Zyk=";
+pub(crate) const PSK: &str = "9+3Yd5mC5pW3sJm0t9rY1q5o2V0pN7o4v8m1u6x3Zyk=";
 
 /// Backends by port.
-pub struct Backends;
+pub(crate) struct Backends;
 
 impl Serve for Backends {
     fn serve(&self, inbound: Inbound) -> BoxFuture<'static, ()> {
@@ -75,10 +73,10 @@ impl Serve for Backends {
 }
 
 /// A running tunnel; ends with the value.
-pub struct Node {
-    pub handle: TunnelHandle,
-    pub dir: tempfile::TempDir,
-    pub shutdown: CancellationToken,
+pub(crate) struct Node {
+    pub(crate) handle: TunnelHandle,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Drop for Node {
@@ -87,11 +85,11 @@ impl Drop for Node {
     }
 }
 
-pub fn logging() {
+pub(crate) fn logging() {
     let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_test_writer().try_init();
 }
 
-pub fn settings(dir: &Path, name: &str) -> TunnelSettings {
+pub(crate) fn settings(dir: &Path, name: &str) -> TunnelSettings {
     let psk = dir.join("psk");
     fs::write(&psk, PSK).unwrap();
     fs::set_permissions(&psk, fs::Permissions::from_mode(0o600)).unwrap();
@@ -101,11 +99,11 @@ pub fn settings(dir: &Path, name: &str) -> TunnelSettings {
     settings
 }
 
-pub fn start(name: &str, change: impl FnOnce(&mut TunnelSettings)) -> Node {
+pub(crate) fn start(name: &str, change: impl FnOnce(&mut TunnelSettings)) -> Node {
     start_in(tempfile::tempdir().unwrap(), name, change)
 }
 
-pub fn start_in(dir: tempfile::TempDir, name: &str, change: impl FnOnce(&mut TunnelSettings)) -> Node {
+pub(crate) fn start_in(dir: tempfile::TempDir, name: &str, change: impl FnOnce(&mut TunnelSettings)) -> Node {
     let mut settings = settings(dir.path(), name);
     change(&mut settings);
     let shutdown = CancellationToken::new();
@@ -116,13 +114,13 @@ pub fn start_in(dir: tempfile::TempDir, name: &str, change: impl FnOnce(&mut Tun
 
 impl Node {
     /// The first listen address, as a relay's address in the settings.
-    pub async fn address(&self) -> String {
+    pub(crate) async fn address(&self) -> String {
         let status = self.until("it listens", |status| !status.listen.is_empty()).await;
         status.listen[0].clone()
     }
 
     /// Waits for a status.
-    pub async fn until(&self, what: &str, holds: impl Fn(&TunnelStatus) -> bool) -> TunnelStatus {
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&TunnelStatus) -> bool) -> TunnelStatus {
         let mut changes = self.handle.changes();
         let reached = tokio::time::timeout(Duration::from_secs(30), async {
             loop {
@@ -140,7 +138,7 @@ impl Node {
         }
     }
 
-    pub async fn relay_up(&self) {
+    pub(crate) async fn relay_up(&self) {
         let up = |status: &TunnelStatus| {
             !status.relays.is_empty()
                 && status.relays.iter().all(|relay| relay.state == edgemesh_tunnel_proto::RelayState::Up)
@@ -149,15 +147,15 @@ impl Node {
     }
 
     /// Waits until a peer that speaks for a node is connected.
-    pub async fn sees(&self, node: &str) -> TunnelStatus {
+    pub(crate) async fn sees(&self, node: &str) -> TunnelStatus {
         self.until(&format!("{node} is connected"), |status| path(status, node).is_some()).await
     }
 
-    pub async fn connect(&self, node: &str, port: u16, first: &[u8]) -> Result<Connected, DialError> {
+    pub(crate) async fn connect(&self, node: &str, port: u16, first: &[u8]) -> Result<Connected, DialError> {
         self.connect_as(node, Protocol::Tcp, port, first).await
     }
 
-    pub async fn connect_as(
+    pub(crate) async fn connect_as(
         &self,
         node: &str,
         protocol: Protocol,
@@ -175,7 +173,7 @@ impl Node {
     }
 
     /// Sends everything, ends its direction, and returns what came back.
-    pub async fn exchange(&self, node: &str, port: u16, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) async fn exchange(&self, node: &str, port: u16, bytes: &[u8]) -> Vec<u8> {
         let mut connected = self.connect(node, port, bytes).await.unwrap();
         connected.stream.shutdown().await.unwrap();
         let mut back = Vec::new();
@@ -185,6 +183,6 @@ impl Node {
     }
 }
 
-pub fn path(status: &TunnelStatus, node: &str) -> Option<&'static str> {
+pub(crate) fn path(status: &TunnelStatus, node: &str) -> Option<&'static str> {
     status.peers.iter().find(|peer| peer.node.as_deref() == Some(node)).map(|peer| peer.path)
 }

@@ -1,12 +1,11 @@
 //! What the tunnel starts from.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common;
 use arc_swap::ArcSwap;
 use edgemesh_mesh::MeshSnapshot;
 use edgemesh_tunnel::{KeyError, RelayAddress, RelayAddressError, Tunnel, TunnelError, TunnelSettings};

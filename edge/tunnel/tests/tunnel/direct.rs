@@ -1,10 +1,8 @@
 //! Two peers that reach each other.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{AFTER_END, ECHO, NOT_ADMITTED, REFUSED, SPEAKS_FIRST, path, start};
+use crate::common::{self, AFTER_END, ECHO, NOT_ADMITTED, REFUSED, SPEAKS_FIRST, path, start};
 use edgemesh_api::Protocol;
 use edgemesh_route::DialError;
 use edgemesh_tunnel_proto::{datagram_prefix, split_datagram};

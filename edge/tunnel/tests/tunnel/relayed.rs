@@ -1,15 +1,14 @@
 //! Peers that only know a relay.
 
-mod common;
-
-use common::{ECHO, SPEAKS_FIRST, start, start_in};
+use crate::common::{self, ECHO, SPEAKS_FIRST, path, start, start_in};
 use edgemesh_tunnel::TunnelSettings;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// On loopback every address can be reached: what a NAT would forbid is left out of the records by advertising an
-/// address nobody answers at.
+/// On loopback every address can be reached; whoever does not listen cannot be dialled, as behind a NAT.
 fn hidden(settings: &mut TunnelSettings, relay: &str) {
     settings.relays = vec![relay.parse().unwrap()];
     settings.listen = Vec::new();
+    settings.punch = false;
 }
 
 #[tokio::test]
@@ -92,4 +91,33 @@ async fn two_peers_with_one_name() {
     assert_eq!(*conflict.holder, *first.handle.status().peer_id);
     assert_eq!(*conflict.refused, *second.handle.status().peer_id);
     assert_eq!(a.exchange("b", ECHO, b"still").await, b"still");
+}
+
+#[tokio::test]
+async fn hole_punching_moves_new_streams() {
+    common::logging();
+    let relay = start("relay", |settings| settings.relay = true);
+    let address = relay.address().await;
+    let behind = |settings: &mut TunnelSettings| {
+        hidden(settings, &address);
+        settings.punch = true;
+    };
+    let a = start("a", behind);
+    let b = start("b", behind);
+    a.relay_up().await;
+    b.relay_up().await;
+    let mut early = a.connect("b", ECHO, b"").await.unwrap();
+    a.until("the hole is punched", |status| path(status, "b").is_some_and(|path| path != "relayed")).await;
+    let late = a.connect("b", ECHO, b"").await.unwrap();
+    assert_ne!(late.path, edgemesh_mesh::Path::Relayed);
+    // The stream on the circuit goes on.
+    early.stream.write_all(b"still here").await.unwrap();
+    early.stream.shutdown().await.unwrap();
+    let mut back = Vec::new();
+    early.stream.read_to_end(&mut back).await.unwrap();
+    assert_eq!(back, b"still here");
+    let alone = |status: &edgemesh_tunnel::TunnelStatus| {
+        status.peers.iter().any(|peer| peer.node.as_deref() == Some("b") && peer.connections == 1)
+    };
+    a.until("the circuit is closed", alone).await;
 }

@@ -1,0 +1,8 @@
+//! Tunnels on loopback, with real libp2p.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test that uses it")]
+
+mod common;
+mod direct;
+mod relayed;
+mod settings;
