@@ -40,7 +40,8 @@ fn cargo(arguments: &[&str]) -> Result<()> {
 fn run(command: &mut Command) -> Result<()> {
     command.current_dir(root());
     eprintln!("+ {command:?}");
-    let status = command.status().with_context(|| format!("{:?} cannot be started", command.get_program()))?;
+    let status =
+        command.status().with_context(|| format!("{:?} cannot be started", command.get_program()))?;
     if !status.success() {
         bail!("{command:?} ended with {status}");
     }
@@ -82,7 +83,14 @@ fn run_tidy() -> Result<()> {
 fn bench(rest: &[String]) -> Result<()> {
     setup::compiler()?;
     cargo(&[
-        "build", "--release", "--package", "edgemesh", "--package", "edgemesh-workload", "--package", "edgemesh-bench",
+        "build",
+        "--release",
+        "--package",
+        "edgemesh",
+        "--package",
+        "edgemesh-workload",
+        "--package",
+        "edgemesh-bench",
     ])?;
     run(Command::new(setup::target_dir().join("release/edgemesh-bench")).args(rest))
 }

@@ -58,7 +58,9 @@ pub fn packages(wanted: &[(&str, &str)]) -> Result<()> {
     let list = missing.join(" ");
     let fix = format!("install with `sudo apt-get install {list}` and run the command again");
     if find("apt-get").is_none() {
-        bail!("missing: {list}, and there is no apt-get here; install the packages of your system that hold them");
+        bail!(
+            "missing: {list}, and there is no apt-get here; install the packages of your system that hold them"
+        );
     }
     let mut prefix: Vec<&str> = Vec::new();
     if !is_root()? {
@@ -137,7 +139,12 @@ fn is_root() -> Result<bool> {
 }
 
 fn quiet(command: &mut Command) -> bool {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
 }
 
 fn find(program: &str) -> Option<PathBuf> {

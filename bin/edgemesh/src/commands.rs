@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use lexopt::{Arg, ValueExt as _};
 
-use crate::settings::{self, AgentSettings, DEFAULT_ADMIN_SOCKET, DEFAULT_DEVICE};
 use crate::agent;
+use crate::settings::{self, AgentSettings, DEFAULT_ADMIN_SOCKET, DEFAULT_DEVICE};
 
 const HELP: &str = "\
 edgemesh: service mesh for nodes behind NATs

@@ -48,9 +48,9 @@ pub(crate) fn trace(
     let (host, port) = match text.parse::<SocketAddr>() {
         Ok(addr) => (addr.ip().to_string(), addr.port()),
         Err(_) => {
-            let (host, port) = text
-                .rsplit_once(':')
-                .ok_or_else(|| format!("{question:?} is no HOST:PORT (write [IPv6]:PORT for IPv6 addresses)"))?;
+            let (host, port) = text.rsplit_once(':').ok_or_else(|| {
+                format!("{question:?} is no HOST:PORT (write [IPv6]:PORT for IPv6 addresses)")
+            })?;
             (host.to_owned(), port.parse().map_err(|_| format!("{port:?} is no port"))?)
         }
     };
@@ -107,7 +107,10 @@ impl fmt::Display for Trace {
             writeln!(f, "name      {} -> {}", step.name, step.answer)?;
         }
         if self.frontends.is_empty() {
-            writeln!(f, "no address, so nothing is intercepted; the name is asked of the upstream DNS servers")?;
+            writeln!(
+                f,
+                "no address, so nothing is intercepted; the name is asked of the upstream DNS servers"
+            )?;
         }
         for explanation in &self.frontends {
             write_explanation(f, explanation)?;

@@ -179,7 +179,9 @@ impl Raw {
             "udp-idle" => self.udp_idle = Some(parser.value()?.parse()?),
             "admin-socket" => self.admin_socket = Some(PathBuf::from(parser.value()?)),
             "metrics-listen" => self.metrics_listen = Some(parser.value()?.string()?),
-            "access-log" => self.access_log = parser.value()?.string()?.parse().map_err(|error: String| anyhow!(error))?,
+            "access-log" => {
+                self.access_log = parser.value()?.string()?.parse().map_err(|error: String| anyhow!(error))?
+            }
             "log-level" => self.log_level = Some(parser.value()?.string()?),
             "log-json" => self.log_json = true,
             _ => bail!("there is no such flag; `edgemesh agent --help` lists them"),
@@ -193,12 +195,16 @@ impl Raw {
             .or_else(|| std::env::var("NODE_NAME").ok())
             .filter(|name| !name.is_empty())
             .context("--node-name is missing (or set NODE_NAME)")?;
-        if node_name.len() > 253 || !node_name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.') {
+        if node_name.len() > 253
+            || !node_name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        {
             bail!("--node-name {node_name:?} is no Kubernetes node name (RFC 1123 subdomain)");
         }
         let relay_only = self.relay_role && self.manifests.is_none();
         if self.manifests.is_none() && !self.relay_role {
-            bail!("--manifests DIR is missing: the folder with the Services, EndpointSlices, Pods and Nodes as YAML");
+            bail!(
+                "--manifests DIR is missing: the folder with the Services, EndpointSlices, Pods and Nodes as YAML"
+            );
         }
         if self.relay_role && self.no_tunnel {
             bail!("--role relay and --no-tunnel exclude each other");
@@ -297,14 +303,18 @@ mod tests {
     use super::*;
 
     fn parse(words: &[&str]) -> Result<AgentSettings> {
-        AgentSettings::parse(words.iter().map(OsString::from).collect()).map(|settings| settings.expect("not help"))
+        AgentSettings::parse(words.iter().map(OsString::from).collect())
+            .map(|settings| settings.expect("not help"))
     }
 
     #[test]
     fn defaults_are_those_of_the_help() {
         let settings = parse(&["--node-name", "n", "--manifests", "/m"]).expect("valid");
         let dns = settings.dns.expect("on by default");
-        assert_eq!(dns.listen, ["169.254.96.16:53".parse().unwrap(), "[fe80::a9fe:6010]:53".parse().unwrap()]);
+        assert_eq!(
+            dns.listen,
+            ["169.254.96.16:53".parse().unwrap(), "[fe80::a9fe:6010]:53".parse().unwrap()]
+        );
         assert_eq!(settings.proxy.expect("on by default").port, 15001);
         assert_eq!(settings.metrics_listen, Some("127.0.0.1:9999".parse().unwrap()));
         assert!(!settings.tunnel.expect("on by default").relay);
@@ -325,7 +335,10 @@ mod tests {
             (vec!["--node-name", "n", "--manifests", "/m", "--speed", "9"], "there is no such flag"),
             (vec!["--node-name", "n", "--manifests", "/m", "--role", "king"], "none of agent, relay"),
             (vec!["--node-name", "n", "--role", "relay", "--no-tunnel"], "exclude each other"),
-            (vec!["--node-name", "n", "--manifests", "/m", "--bridge-device", "a-name-that-is-too-long"], "device name"),
+            (
+                vec!["--node-name", "n", "--manifests", "/m", "--bridge-device", "a-name-that-is-too-long"],
+                "device name",
+            ),
         ] {
             let error = format!("{:#}", parse(&words).expect_err("a mistake"));
             assert!(error.contains(expected), "{words:?}: {error}");

@@ -8,8 +8,8 @@ use crate::control::Frame;
 use crate::event::{Action, DialId, DialTo, LinkKind, Report};
 use crate::path::rank;
 use crate::peer::{
-    CIRCUIT_GRACE, DEMAND_RETRY, DEMAND_TTL, DRAIN_GRACE, IDLE_CLOSE, LAN_TTL, MAX_DIAL_ADDRESSES, TELL_WAIT,
-    UNKNOWN_WAIT, WARM_RETRY,
+    CIRCUIT_GRACE, DEMAND_RETRY, DEMAND_TTL, DRAIN_GRACE, IDLE_CLOSE, LAN_TTL, LAN_WAIT, MAX_DIAL_ADDRESSES,
+    TELL_WAIT, UNKNOWN_WAIT, WARM_RETRY,
 };
 use crate::record::{Address, PeerId, PeerRecord};
 use crate::relay::{IDENTIFY_WAIT, RelayReason, Reservation};
@@ -279,12 +279,13 @@ impl TunnelState {
     /// Ends the wait for a node nobody speaks for once there is nobody left to hear of it from.
     fn look_for(&mut self, node: &edgemesh_api::Name, now: Instant, wake: &mut Wake) {
         let Some((first, _)) = self.wanted.demanded.get(node).copied() else { return };
+        let heard_lan = self.born + LAN_WAIT;
         let told_all = !self.relays.is_empty() && self.relays.iter().all(|relay| relay.settled(now));
-        if told_all || now >= first + UNKNOWN_WAIT {
+        if (told_all && now >= heard_lan) || now >= first + UNKNOWN_WAIT {
             self.wanted.demanded.remove(node);
             self.actions.push_back(Action::GaveUp { node: node.clone(), started: now });
         } else {
-            wake.at(first + UNKNOWN_WAIT);
+            wake.at(if now < heard_lan { heard_lan } else { first + UNKNOWN_WAIT });
         }
     }
 

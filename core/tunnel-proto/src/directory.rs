@@ -58,6 +58,8 @@ pub(crate) enum Learned {
 
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
+    /// The own node and identity: nobody else speaks for it here.
+    own: Option<(Name, PeerId)>,
     records: BTreeMap<PeerId, Entry>,
     names: BTreeMap<Name, PeerId>,
     vouched: BTreeMap<Name, PeerId>,
@@ -66,6 +68,10 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
+    pub(crate) fn new(node: Option<Name>, peer: PeerId) -> Self {
+        Self { own: node.map(|node| (node, peer)), ..Self::default() }
+    }
+
     /// Takes a verified record. `direct` says it came from the peer it is about; such a record is always in force,
     /// whatever its sequence: the clock of a node may go back over a restart. Of records passed on, a later one of
     /// the same source or one with a higher sequence is.
@@ -155,7 +161,10 @@ impl Directory {
 
     /// The peer that speaks for a node.
     pub(crate) fn peer_of(&self, node: &str) -> Option<&PeerId> {
-        self.vouched.get(node).or_else(|| self.names.get(node))
+        match &self.own {
+            Some((own, peer)) if **own == *node => Some(peer),
+            _ => self.vouched.get(node).or_else(|| self.names.get(node)),
+        }
     }
 
     /// The node a peer speaks for, as far as that is settled.

@@ -21,6 +21,9 @@ pub(crate) const DEMAND_TTL: Duration = Duration::from_secs(60);
 pub(crate) const TELL_WAIT: Duration = Duration::from_secs(2);
 /// How long a demand for an unknown peer waits for discovery at most; a dial has 10 s in all.
 pub(crate) const UNKNOWN_WAIT: Duration = Duration::from_secs(4);
+/// How long after the start neighbours may take to answer, whatever the relays say: a node that restarts while it is
+/// cut off from its relays serves its LAN.
+pub(crate) const LAN_WAIT: Duration = Duration::from_millis(1500);
 /// A peer found in the LAN is dialled for this long after its last sign; it announces itself every minute.
 pub(crate) const LAN_TTL: Duration = Duration::from_secs(180);
 /// A worse connection is closed when a better one stands and nothing was open on it for this long: the remote side

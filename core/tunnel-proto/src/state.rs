@@ -72,6 +72,7 @@ pub struct TunnelState {
     pub(crate) addresses: Vec<Address>,
     /// No dial before: its socket should have the listen port, and that is known when listening has begun.
     pub(crate) dial_from: Option<Instant>,
+    pub(crate) born: Instant,
     pub(crate) relays: Vec<Relay>,
     pub(crate) connections: BTreeMap<ConnId, Connection>,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
@@ -105,16 +106,18 @@ impl TunnelState {
     pub fn new(spec: TunnelSpec, signer: Box<dyn Sign>, now: Instant) -> Self {
         let relays = spec.relays.iter().take(MAX_RELAYS_USED).cloned().map(Relay::new).collect();
         let draws = Draws::new(spec.seed);
+        let directory = Directory::new(spec.node.clone(), spec.peer.clone());
         Self {
             spec,
             signer,
             own: None,
             addresses: Vec::new(),
             dial_from: Some(now + LISTEN_WAIT),
+            born: now,
             relays,
             connections: BTreeMap::new(),
             peers: BTreeMap::new(),
-            directory: Directory::default(),
+            directory,
             wanted: Wanted::default(),
             actions: VecDeque::new(),
             draws,

@@ -263,6 +263,33 @@ fn bytes_are_proof_of_life() {
     assert_eq!(sim.at(a).state.best("b"), None);
 }
 
+#[test]
+fn a_claim_to_the_own_name_is_told() {
+    let mut sim = Sim::new();
+    let relay = sim.host("relay", false, true, &[]);
+    let a = sim.host("a", true, false, &[relay]);
+    sim.host_as("a", "clone", true, false, &[relay]);
+    sim.pass(3 * S);
+    let conflicts = sim.at(a).state.conflicts();
+    assert_eq!(conflicts.len(), 1);
+    assert_eq!((&*conflicts[0].holder, &*conflicts[0].refused), ("peer1", "clone"));
+    assert_eq!(sim.at(a).state.node_of(&PeerId::new("clone")), None);
+}
+
+#[test]
+fn neighbours_are_waited_for_after_a_restart_without_relays() {
+    let mut sim = Sim::new();
+    let relay = sim.host("relay", true, true, &[]);
+    let a = sim.host("a", false, false, &[relay]);
+    sim.host("b", false, false, &[]);
+    sim.cut(relay);
+    sim.demand(a, "b");
+    sim.pass(S);
+    sim.tell(a, discovered(2));
+    assert!(sim.run(S, |sim| sim.path(a, "b").is_some()));
+    assert!(sim.at(a).gave_up.is_empty());
+}
+
 /// What multicast DNS tells of a host.
 fn discovered(index: usize) -> Input {
     Input::Discovered {

@@ -13,7 +13,9 @@ const MAX_RESPONSE: u64 = 64 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// Nobody answers at the socket.
-    #[error("no agent answers at {path}: {source} (is it running? another socket is named with --admin-socket)")]
+    #[error(
+        "no agent answers at {path}: {source} (is it running? another socket is named with --admin-socket)"
+    )]
     Connect {
         /// The socket.
         path: PathBuf,

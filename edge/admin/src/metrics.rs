@@ -103,10 +103,20 @@ impl Collector for FigureCollector {
         for figure in self.0.figures() {
             if figure.counter {
                 let metric = ConstCounter::new(figure.value.max(0).unsigned_abs());
-                metric.encode(encoder.encode_descriptor(figure.name, figure.help, None, MetricType::Counter)?)?;
+                metric.encode(encoder.encode_descriptor(
+                    figure.name,
+                    figure.help,
+                    None,
+                    MetricType::Counter,
+                )?)?;
             } else {
                 let metric = ConstGauge::new(figure.value);
-                metric.encode(encoder.encode_descriptor(figure.name, figure.help, None, MetricType::Gauge)?)?;
+                metric.encode(encoder.encode_descriptor(
+                    figure.name,
+                    figure.help,
+                    None,
+                    MetricType::Gauge,
+                )?)?;
             }
         }
         Ok(())
@@ -227,7 +237,8 @@ impl Observe for Metrics {
             .inc();
         for (flow, count) in [("sent", access.sent), ("received", access.received)] {
             if count > 0 {
-                let labels = ByteLabels { direction: direction.clone(), path: path.clone(), flow: Word(flow) };
+                let labels =
+                    ByteLabels { direction: direction.clone(), path: path.clone(), flow: Word(flow) };
                 self.bytes.get_or_create(&labels).inc_by(count);
             }
         }

@@ -181,7 +181,8 @@ where
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.keep_alive(false).max_buf_size(16 * 1024);
-        let served = tokio::time::timeout(REQUEST_TIMEOUT, http.serve_connection(TokioIo::new(stream), service));
+        let served =
+            tokio::time::timeout(REQUEST_TIMEOUT, http.serve_connection(TokioIo::new(stream), service));
         if let Ok(Err(error)) = served.await {
             tracing::debug!(%error, "admin request failed");
         }

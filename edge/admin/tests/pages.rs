@@ -1,12 +1,17 @@
 //! Pages over a real Unix socket, metrics over real TCP.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgemesh_admin::{AccessLog, Admin, AdminError, FetchError, Figure, Figures, Health, Metrics, Page, PageResult, Pages, fetch};
+use edgemesh_admin::{
+    AccessLog, Admin, AdminError, FetchError, Figure, Figures, Health, Metrics, Page, PageResult, Pages,
+    fetch,
+};
 use edgemesh_api::{ObjectKey, Protocol};
 use edgemesh_mesh::Path;
 use edgemesh_route::{Access, Direction, Observe as _, Outcome, RejectReason};

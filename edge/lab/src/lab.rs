@@ -136,7 +136,10 @@ impl Lab {
         if owned {
             isolation = isolation.die_with_parent();
         }
-        let mut keeper = isolation.apply(&mut command).spawn().map_err(Forbidden::diagnose)?;
+        let mut keeper = isolation.apply(&mut command).spawn().map_err(|error| {
+            drop(self.folder.remove());
+            Forbidden::diagnose(error)
+        })?;
         let mut word = String::new();
         if let Some(out) = keeper.stdout.take() {
             BufReader::new(out).read_line(&mut word).trying(|| "the daemon's word".into())?;

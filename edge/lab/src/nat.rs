@@ -1,6 +1,7 @@
 //! Address translation and filtering of routers and nodes.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use edgemesh_net::netlink::nft::{
     Base, Batch, Chain, ChainKind, Cmp, Expr, Family, Hook, KeyType, Meta, Nat, Nft, PayloadBase, Rule, Set,
@@ -50,31 +51,15 @@ fn from_lan() -> Rule {
 fn endpoint_independent(batch: &mut Batch, router: &RouterPlan) {
     use KeyType::{InetProto, InetService, Ipv4Addr};
     // Which outer port an inner address and port has, and the way back.
-    let out = Set { name: "out", key: &[InetProto, Ipv4Addr, InetService], data: &[InetService] };
-    let back = Set { name: "back", key: &[InetProto, InetService], data: &[Ipv4Addr, InetService] };
+    let out = Set { name: OUT, key: &[InetProto, Ipv4Addr, InetService], data: &[InetService] };
+    let back = Set { name: BACK, key: &[InetProto, InetService], data: &[Ipv4Addr, InetService] };
     batch.add_learned_map(TABLE, out);
     batch.add_learned_map(TABLE, back);
     batch.add_chain(TABLE, SOURCE_NAT);
-    let outer = router.outer.v4.addr().octets().to_vec();
     for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
-        let flow =
-            || from_lan().l4proto(Cmp::Eq, protocol as u8).expr(L4PROTO).expr(SOURCE).expr(SOURCE_PORT);
-        // A new inner port draws the next outer port; one that is known keeps what it has.
-        let draw = flow()
-            .expr(Expr::NumgenFrom { reg: 4, modulus: OUTER_PORTS, offset: FIRST_OUTER_PORT })
-            .expr(Expr::HtonU16 { reg: 4 })
-            .expr(Expr::Learn { set: out.name.into(), key: 1, value: 4 });
-        batch.add_rule(TABLE, SOURCE_NAT.name, &draw);
-        let learn_back = flow()
-            .expr(Expr::Lookup { set: out.name.into(), reg: 1, invert: false, value: Some(6) })
-            .expr(Expr::Meta { key: Meta::L4proto, reg: 5 })
-            .expr(Expr::Learn { set: back.name.into(), key: 5, value: 2 });
-        batch.add_rule(TABLE, SOURCE_NAT.name, &learn_back);
-        let translate = flow()
-            .expr(Expr::Lookup { set: out.name.into(), reg: 1, invert: false, value: Some(6) })
-            .expr(Expr::Immediate { reg: 5, data: outer.clone() })
-            .expr(Expr::Nat { kind: Nat::Snat, family: Family::Ip, addr: 5, port: Some(6), flags: 0 });
-        batch.add_rule(TABLE, SOURCE_NAT.name, &translate);
+        for rule in endpoint_independent_rules(protocol as u8, router.outer.v4.addr()) {
+            batch.add_rule(TABLE, SOURCE_NAT.name, &rule);
+        }
     }
     // ICMP echoes and whatever else has no ports.
     batch.add_rule(TABLE, SOURCE_NAT.name, &from_lan().masquerade(0));
@@ -83,26 +68,80 @@ fn endpoint_independent(batch: &mut Batch, router: &RouterPlan) {
         for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
             let rule = Rule::new().iifname("wan").nfproto(Family::Ip).l4proto(Cmp::Eq, protocol as u8);
             let rule = rule
-                .expr(L4PROTO)
-                .expr(DESTINATION_PORT)
-                .expr(Expr::Lookup { set: back.name.into(), reg: 1, invert: false, value: Some(4) })
+                .expr(l4proto(1))
+                .expr(destination_port(2))
+                .expr(look_up(BACK, 1, 4))
                 .expr(Expr::Nat { kind: Nat::Dnat, family: Family::Ip, addr: 4, port: Some(5), flags: 0 });
             batch.add_rule(TABLE, "destination-nat", &rule);
         }
     }
 }
 
-/// Outer ports that are drawn: above the registered ones (RFC 6335) and below the ephemeral ones, so that the router's
-/// own connections take none of them.
-const FIRST_OUTER_PORT: u32 = 10_000;
-const OUTER_PORTS: u32 = 20_000;
+/// The map from protocol, inner address and inner port to the outer port, and the map back.
+const OUT: &str = "out";
+const BACK: &str = "back";
 
-const L4PROTO: Expr = Expr::Meta { key: Meta::L4proto, reg: 1 };
+/// Outer ports that are drawn: above the ports Linux hosts take for themselves (ip_local_port_range ends at 60999), so
+/// that no host keeps one of them as its own.
+const FIRST_OUTER_PORT: u32 = 61_000;
+const OUTER_PORTS: u32 = 4_000;
+
+const fn l4proto(reg: u32) -> Expr {
+    Expr::Meta { key: Meta::L4proto, reg }
+}
+
 /// The source address of an IPv4 header.
-const SOURCE: Expr = Expr::Payload { base: PayloadBase::Network, offset: 12, len: 4, reg: 2 };
-/// The ports of a TCP or UDP header.
-const SOURCE_PORT: Expr = Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 2, reg: 3 };
-const DESTINATION_PORT: Expr = Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, reg: 2 };
+const fn source(reg: u32) -> Expr {
+    Expr::Payload { base: PayloadBase::Network, offset: 12, len: 4, reg }
+}
+
+/// The source port of a TCP or UDP header.
+const fn source_port(reg: u32) -> Expr {
+    Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 2, reg }
+}
+
+/// The destination port of a TCP or UDP header.
+const fn destination_port(reg: u32) -> Expr {
+    Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, reg }
+}
+
+fn look_up(set: &str, reg: u32, value: u32) -> Expr {
+    Expr::Lookup { set: set.into(), reg, invert: false, value: Some(value) }
+}
+
+fn learn(set: &str, key: u32, value: u32) -> Expr {
+    Expr::Learn { set: set.into(), key, value }
+}
+
+/// What the first packet of a connection goes through. Nothing that a map holds is ever changed.
+fn endpoint_independent_rules(protocol: u8, outer: Ipv4Addr) -> [Rule; 5] {
+    let flow = |exprs: Vec<Expr>| exprs.into_iter().fold(from_lan().l4proto(Cmp::Eq, protocol), Rule::expr);
+    [
+        // The first inner host that uses a port owns the outer port of the same number.
+        flow(vec![l4proto(1), source_port(2), source(3), source_port(4), learn(BACK, 1, 3)]),
+        // Whoever owns that outer port has it, be it this host or another.
+        flow(vec![l4proto(1), source_port(2), look_up(BACK, 1, 4), l4proto(3), learn(OUT, 3, 2)]),
+        // A host that has none by now draws one.
+        flow(vec![
+            l4proto(1),
+            source(2),
+            source_port(3),
+            Expr::NumgenFrom { reg: 4, modulus: OUTER_PORTS, offset: FIRST_OUTER_PORT },
+            Expr::HtonU16 { reg: 4 },
+            learn(OUT, 1, 4),
+        ]),
+        // The way back to a drawn port.
+        flow(vec![l4proto(1), source(2), source_port(3), look_up(OUT, 1, 6), l4proto(5), learn(BACK, 5, 2)]),
+        flow(vec![
+            l4proto(1),
+            source(2),
+            source_port(3),
+            look_up(OUT, 1, 6),
+            Expr::Immediate { reg: 5, data: outer.octets().to_vec() },
+            Expr::Nat { kind: Nat::Snat, family: Family::Ip, addr: 5, port: Some(6), flags: 0 },
+        ]),
+    ]
+}
 
 /// Lets nothing in from outside that nobody inside asked for.
 fn filter(batch: &mut Batch, router: &RouterPlan) {

@@ -10,6 +10,8 @@ mod parse;
 mod tree;
 mod watch;
 
-pub use journal::{check_journal, Journal, JournalError, JournalGeneration, JournalStatus, JournalWriter, Loaded};
+pub use journal::{
+    Journal, JournalError, JournalGeneration, JournalStatus, JournalWriter, Loaded, check_journal,
+};
 pub use manifests::ManifestDir;
 pub use parse::{Problem, parse_manifests};

@@ -4,7 +4,7 @@ use std::io;
 
 /// Raises the soft limit of open descriptors to the hard one, and returns it. Never fails the start: a lower limit
 /// means fewer connections, which the proxy refuses with a reason.
-pub fn raise_descriptor_limit() -> io::Result<u64> {
+pub fn raise_descriptor_limit() -> io::Result<libc::rlim_t> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit that the call fills in.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
@@ -15,5 +15,5 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(u64::from(limit.rlim_cur))
+    Ok(limit.rlim_cur)
 }

@@ -25,6 +25,18 @@ async fn main() {
         s.mdns = true;
     });
     let start = Instant::now();
+    if std::env::var("BULK").is_ok() {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let mut c = node.connect(target, common::ECHO, b"").await.unwrap();
+        println!("bulk on {}", c.path);
+        let (mut r, mut w) = tokio::io::split(c.stream);
+        let reader = tokio::spawn(async move { let mut n = 0usize; let mut b = vec![0; 65536]; while let Ok(k) = r.read(&mut b).await { if k == 0 { break } n += k; } n });
+        let t = Instant::now(); let mut sent = 0usize;
+        while t.elapsed() < Duration::from_secs(20) { match tokio::time::timeout(Duration::from_secs(20), w.write(&vec![7u8; 65536])).await { Ok(Ok(k)) => sent += k, e => { println!("write {e:?}"); break } } }
+        println!("sent {sent} in {:?}; {:?}", t.elapsed(), node.handle.status().peers.iter().map(|p| (p.node.clone(), p.path, p.rtt_ms, p.since_s)).collect::<Vec<_>>());
+        let _ = w.shutdown().await;
+        println!("back {:?}", tokio::time::timeout(Duration::from_secs(20), reader).await);
+    }
     let mut last = String::new();
     let mut lastst = String::new();
     let mut changed = Instant::now();

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use edgemesh_api::{ObjectKey, Protocol};
-use edgemesh_tunnel_proto::{Address, Frame, PeerId, PeerRecord, SignedRecord, StreamHeader, datagram_prefix};
+use edgemesh_tunnel_proto::{
+    Address, Frame, PeerId, PeerRecord, SignedRecord, StreamHeader, datagram_prefix,
+};
 
 fn main() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -26,7 +28,9 @@ fn main() {
         node: Some("shop-7".into()),
         peer: PeerId::new("12D3KooWB5qVCMrMNLpBDfMu6o4dy6ci2UqDVsFVomcd2PfYVzfW"),
         addresses: vec![Address::new("/ip4/192.168.1.7/tcp/20006"), Address::new("/ip6/fd00::7/tcp/20006")],
-        relays: vec![Address::new("/ip4/203.0.113.10/tcp/20006/p2p/12D3KooWErZ4m27CEinjcnXNvem2KFUJUFRBcd9NdcWnYRqyr1Sn")],
+        relays: vec![Address::new(
+            "/ip4/203.0.113.10/tcp/20006/p2p/12D3KooWErZ4m27CEinjcnXNvem2KFUJUFRBcd9NdcWnYRqyr1Sn",
+        )],
         zone: Some("lan-a".into()),
         sequence: 7,
         version: "0.1.0".into(),
@@ -43,18 +47,27 @@ fn main() {
     Frame::Record(SignedRecord { body: encoded, signature: vec![7; 64].into(), key: vec![8; 36].into() })
         .encode(&mut frames);
     save("control", "record", &frames);
-    Frame::RecordGone(PeerId::new("12D3KooWB5qVCMrMNLpBDfMu6o4dy6ci2UqDVsFVomcd2PfYVzfW")).encode(&mut frames);
+    Frame::RecordGone(PeerId::new("12D3KooWB5qVCMrMNLpBDfMu6o4dy6ci2UqDVsFVomcd2PfYVzfW"))
+        .encode(&mut frames);
     save("control", "all", &frames);
 
     save("dns", "a", &question(b"\x04shop\x07default\x03svc\x07cluster\x05local\0", 1, false));
-    save("dns", "srv-edns", &question(b"\x05_http\x04_tcp\x04shop\x07default\x03svc\x07cluster\x05local\0", 33, true));
+    save(
+        "dns",
+        "srv-edns",
+        &question(b"\x05_http\x04_tcp\x04shop\x07default\x03svc\x07cluster\x05local\0", 33, true),
+    );
     save("dns", "ptr", &question(b"\x0210\x010\x0296\x0210\x07in-addr\x04arpa\0", 12, true));
     let mut reply = question(b"\x07example\x03com\0", 1, false);
     reply[2] |= 0x80;
     reply[7] = 1;
     reply.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x5d\xb8\xd8\x22");
     save("upstream", "a", &reply);
-    save("upstream", "resolv-conf", b"# a comment\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nsearch example.com\n");
+    save(
+        "upstream",
+        "resolv-conf",
+        b"# a comment\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nsearch example.com\n",
+    );
     save("mdns", "query", &question(b"\x09_edgemesh\x04_udp\x05local\0", 12, false));
     save("mdns", "reply", &reply);
 
@@ -68,7 +81,11 @@ fn main() {
         "slice",
         br#"{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"s","labels":{"kubernetes.io/service-name":"shop"}},"addressType":"IPv4","endpoints":[{"addresses":["10.1.0.1"],"conditions":{"ready":null}}],"ports":[{"port":80}]}"#,
     );
-    save("manifests", "aliases", b"a: &a [1, 2]\nb: [*a, *a]\nkind: Service\nmetadata: {name: x, labels: &l {a: b}}\n");
+    save(
+        "manifests",
+        "aliases",
+        b"a: &a [1, 2]\nb: [*a, *a]\nkind: Service\nmetadata: {name: x, labels: &l {a: b}}\n",
+    );
     let folder = std::env::temp_dir().join(format!("edgemesh-seeds-{}", std::process::id()));
     let (objects, _) = edgemesh_metadata::parse_manifests(
         "a.yaml",

@@ -1,6 +1,8 @@
 //! Replays the committed corpus, and a bounded number of seeded mutations of it, through every target. What a longer
 //! run of the fuzzer finds is committed to the corpus and stays found.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;

@@ -8,7 +8,8 @@ use anyhow::Result;
 use crate::TASKS;
 
 /// Folders of the repository: a word in backticks that begins with one of them is a path.
-const TOP: [&str; 10] = ["model/", "core/", "edge/", "bin/", "test/", "xtask/", "docs/", "examples/", "deploy/", ".ci/"];
+const TOP: [&str; 10] =
+    ["model/", "core/", "edge/", "bin/", "test/", "xtask/", "docs/", "examples/", "deploy/", ".ci/"];
 
 pub(super) fn check(root: &Path, file: &Path, text: &str, findings: &mut Vec<String>) -> Result<()> {
     let commands = fs::read_to_string(root.join("bin/edgemesh/src/commands.rs"))?;
@@ -23,6 +24,24 @@ pub(super) fn check(root: &Path, file: &Path, text: &str, findings: &mut Vec<Str
             let outside = target.is_empty() || target.contains("://") || target.starts_with("mailto:");
             if !outside && !root.join(file).parent().is_some_and(|folder| folder.join(target).exists()) {
                 findings.push(format!("{here}: the link to {target} leads nowhere"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every metric that the sources name has a line in `docs/metrics.md`.
+pub(super) fn check_metrics(root: &Path, findings: &mut Vec<String>) -> Result<()> {
+    let document = fs::read_to_string(root.join("docs/metrics.md"))?;
+    for file in ["bin/edgemesh/src/agent/pages.rs", "edge/admin/src/metrics.rs"] {
+        let text = fs::read_to_string(root.join(file))?;
+        for call in ["gauge(\"", "counter(\"", "registry.register(\"", "=> \"peers"] {
+            for rest in text.split(call).skip(1) {
+                let head = if call.starts_with("=>") { "peers" } else { "" };
+                let name = format!("{head}{}", rest.split('"').next().unwrap_or_default());
+                if !document.contains(&format!("`{name}`")) {
+                    findings.push(format!("docs/metrics.md: the metric {name} of {file} has no line"));
+                }
             }
         }
     }
@@ -47,7 +66,9 @@ fn check_path(root: &Path, file: &Path, word: &str, here: &str, findings: &mut V
 /// Documents write `core/route/admit` for the module `core/route/src/admit.rs`.
 fn short_module(root: &Path, path: &str) -> bool {
     let mut parts = path.splitn(3, '/');
-    let (Some(ring), Some(name), Some(module)) = (parts.next(), parts.next(), parts.next()) else { return false };
+    let (Some(ring), Some(name), Some(module)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
     let source = root.join(ring).join(name).join("src").join(module);
     source.exists() || source.with_extension("rs").exists()
 }

@@ -29,12 +29,16 @@ const BANNED: [(&str, &str); 7] = [
     ("native-tls", "one crypto provider: ring"),
     ("rustables", "GPL"),
     ("serde_yaml", "unmaintained; yaml_serde is its successor"),
-    ("kube-runtime", "its watcher keeps deleted objects of a KubeEdge metaServer; the agent lists and watches itself"),
+    (
+        "kube-runtime",
+        "its watcher keeps deleted objects of a KubeEdge metaServer; the agent lists and watches itself",
+    ),
     ("clap", "the binary parses its few flags with lexopt"),
 ];
 
 /// Where the binary runs; a crate that only other systems use is not in the graph.
-const TARGETS: [&str; 3] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "armv7-unknown-linux-gnueabihf"];
+const TARGETS: [&str; 3] =
+    ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "armv7-unknown-linux-gnueabihf"];
 
 pub(super) fn check(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     for (name, expression) in linked(root)? {
@@ -52,7 +56,15 @@ pub(super) fn check(root: &Path, findings: &mut Vec<String>) -> Result<()> {
 fn linked(root: &Path) -> Result<BTreeSet<(String, String)>> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut tree = Command::new(cargo);
-    tree.current_dir(root).args(["tree", "--workspace", "--locked", "--prefix", "none", "--format", "{p}|{l}"]);
+    tree.current_dir(root).args([
+        "tree",
+        "--workspace",
+        "--locked",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}|{l}",
+    ]);
     for target in TARGETS {
         tree.args(["--target", target]);
     }
@@ -112,7 +124,13 @@ mod tests {
 
     #[test]
     fn spdx_expressions() {
-        for good in ["MIT", "MIT OR GPL-3.0", "MIT/Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", "Apache-2.0 AND ISC"] {
+        for good in [
+            "MIT",
+            "MIT OR GPL-3.0",
+            "MIT/Apache-2.0",
+            "(MIT OR Apache-2.0) AND Unicode-3.0",
+            "Apache-2.0 AND ISC",
+        ] {
             assert!(acceptable(good), "{good}");
         }
         for bad in ["", "GPL-3.0", "MIT AND GPL-3.0", "(GPL-3.0 OR AGPL-3.0) AND MIT", "MPL-2.0"] {

@@ -19,6 +19,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     let mut findings = Vec::new();
     rings::check(root, &metadata, &mut findings)?;
     licences::check(root, &mut findings)?;
+    documents::check_metrics(root, &mut findings)?;
     for file in &files {
         let Ok(text) = fs::read_to_string(root.join(file)) else { continue };
         match file.extension().and_then(|extension| extension.to_str()) {

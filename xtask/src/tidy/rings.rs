@@ -6,8 +6,17 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 /// Outside crates a pure crate has no use for: each brings I/O, a clock, or a runtime.
-const IMPURE: [&str; 9] =
-    ["tokio", "libc", "socket2", "rustix", "libp2p", "hyper", "tracing-subscriber", "fastrand", "netlink-bindings"];
+const IMPURE: [&str; 9] = [
+    "tokio",
+    "libc",
+    "socket2",
+    "rustix",
+    "libp2p",
+    "hyper",
+    "tracing-subscriber",
+    "fastrand",
+    "netlink-bindings",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Ring {
@@ -40,7 +49,8 @@ pub(super) fn check(root: &Path, metadata: &Value, findings: &mut Vec<String>) -
         let name = package["name"].as_str().unwrap_or_default();
         let Some(place) = home(package) else { continue };
         let Some(own) = ring(&place) else {
-            findings.push(format!("{}: is in no ring (model, core, edge, bin, test, xtask)", place.display()));
+            findings
+                .push(format!("{}: is in no ring (model, core, edge, bin, test, xtask)", place.display()));
             continue;
         };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
@@ -48,7 +58,8 @@ pub(super) fn check(root: &Path, metadata: &Value, findings: &mut Vec<String>) -
             let dev = dependency["kind"].as_str() == Some("dev");
             let Some(path) = dependency["path"].as_str() else {
                 if own <= Ring::Core && !dev && IMPURE.contains(&needs) {
-                    findings.push(format!("{}: {name} is pure and may not depend on {needs}", place.display()));
+                    findings
+                        .push(format!("{}: {name} is pure and may not depend on {needs}", place.display()));
                 }
                 continue;
             };

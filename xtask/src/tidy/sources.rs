@@ -27,7 +27,9 @@ pub(super) fn check(file: &Path, text: &str, findings: &mut Vec<String>) {
     }
     let in_tests = file.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "test");
     let pure = (file.starts_with("core") || file.starts_with("model")) && !in_tests;
-    if !text.trim_start().starts_with("//!") && file.file_name().is_some_and(|name| name == "lib.rs" || name == "main.rs") {
+    if !text.trim_start().starts_with("//!")
+        && file.file_name().is_some_and(|name| name == "lib.rs" || name == "main.rs")
+    {
         findings.push(format!("{place}: says nothing of what the crate is for (`//!`)"));
     }
     for (number, line) in text.lines().enumerate() {

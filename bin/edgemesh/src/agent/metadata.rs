@@ -51,7 +51,10 @@ pub(super) fn restore(settings: &AgentSettings, node: Name) -> (First, Option<Jo
             if let Some(refused) = loaded.refused {
                 tracing::warn!(reason = refused.as_str(), "{refused}; the copy before it is used");
             }
-            tracing::info!(objects = loaded.events.len().saturating_sub(2), "the journal's copy is served until the source answers");
+            tracing::info!(
+                objects = loaded.events.len().saturating_sub(2),
+                "the journal's copy is served until the source answers"
+            );
             saved_at = Some(loaded.saved_at);
             state.restore(loaded.events);
             snapshot = state.compile();
@@ -110,7 +113,11 @@ impl State {
 
     /// How the last write of the journal failed, until one succeeds.
     pub(super) fn journal_error(&self) -> Option<JournalError> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|writer| writer.status().error)
+        self.journal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .and_then(|writer| writer.status().error)
     }
 
     /// The journal's state in words.
@@ -210,7 +217,11 @@ pub(super) async fn run(
     shared.metadata.close_journal();
 }
 
-fn follow(directory: PathBuf, shared: &Arc<Shared>, shutdown: &CancellationToken) -> mpsc::Receiver<SourceEvent> {
+fn follow(
+    directory: PathBuf,
+    shared: &Arc<Shared>,
+    shutdown: &CancellationToken,
+) -> mpsc::Receiver<SourceEvent> {
     let (sender, events) = mpsc::channel(EVENT_CAPACITY);
     let source = Box::new(ManifestDir::new(directory, "default"));
     let run = source.run(sender, Arc::new(Board(shared.clone())));

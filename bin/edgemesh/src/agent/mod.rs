@@ -89,7 +89,8 @@ async fn serve(settings: AgentSettings) -> Result<()> {
 
     let proxy_settings = proxy_settings(&settings);
     let stop_inbound = CancellationToken::new();
-    let remote = Remote::new(proxy_settings.clone(), snapshots.clone(), metrics.clone(), stop_inbound.clone());
+    let remote =
+        Remote::new(proxy_settings.clone(), snapshots.clone(), metrics.clone(), stop_inbound.clone());
     let tunnel = match &settings.tunnel {
         Some(flags) => Some(start_tunnel(&settings, flags, Arc::new(remote.clone()), &snapshots, &shutdown)?),
         None => None,
@@ -106,7 +107,8 @@ async fn serve(settings: AgentSettings) -> Result<()> {
         settings,
     });
 
-    let mut parts = pages::Parts { tunnel: tunnel.clone(), remote: Some(remote.counters()), ..Default::default() };
+    let mut parts =
+        pages::Parts { tunnel: tunnel.clone(), remote: Some(remote.counters()), ..Default::default() };
     if let Some(flags) = &shared.settings.dns {
         let dns = DnsServer::bind(dns_settings(flags, &shared.settings.device), snapshots.clone())?;
         parts.dns = Some(dns.counters());
@@ -197,7 +199,8 @@ fn dns_settings(flags: &DnsFlags, device: &str) -> DnsSettings {
     } else {
         UpstreamSource::Servers(flags.upstreams.clone())
     };
-    let resolver = ResolverSettings { cluster_domain: flags.cluster_domain.clone(), ..ResolverSettings::default() };
+    let resolver =
+        ResolverSettings { cluster_domain: flags.cluster_domain.clone(), ..ResolverSettings::default() };
     DnsSettings { listen: listen.collect(), upstreams, resolver }
 }
 

@@ -4,8 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use edgemesh_admin::{Figure, Figures, Health, Metrics, Page, PageResult, Pages};
 use edgemesh_dns::DnsCounters;
+use edgemesh_mesh::Path;
 use edgemesh_resolver::Origin;
 use edgemesh_tunnel::{TunnelHandle, TunnelStatus};
+use edgemesh_tunnel_proto::RelayReason;
 use futures::future::BoxFuture;
 
 use super::Shared;
@@ -40,8 +42,11 @@ impl AgentPages {
     fn metadata(&self) -> MetadataStatus {
         let snapshot = self.shared.snapshots.load();
         let metadata = &self.shared.metadata;
-        let mut findings: Vec<String> =
-            snapshot.findings.iter().map(|finding| format!("{}: {}", finding.object, finding.message)).collect();
+        let mut findings: Vec<String> = snapshot
+            .findings
+            .iter()
+            .map(|finding| format!("{}: {}", finding.object, finding.message))
+            .collect();
         findings.extend(metadata.reports());
         findings.extend(self.shared.rules.refused());
         if findings.len() > MAX_FINDINGS {
@@ -82,12 +87,8 @@ impl AgentPages {
         let totals = self.metrics.totals();
         let metadata = self.metadata();
         let tunnel = self.parts.tunnel.as_ref().map(TunnelHandle::status);
-        let mut alarms: Vec<String> = shared
-            .rules
-            .error()
-            .map(|error| format!("kernel rules: {error}"))
-            .into_iter()
-            .collect();
+        let mut alarms: Vec<String> =
+            shared.rules.error().map(|error| format!("kernel rules: {error}")).into_iter().collect();
         if let Some(error) = shared.metadata.journal_error() {
             alarms.push(format!("journal: {error}; a restart will not know the newest objects"));
         }
@@ -109,9 +110,11 @@ impl AgentPages {
                 ended: totals.ended,
                 unserved: totals.unserved,
             },
-            dns: shared.settings.dns.as_ref().zip(self.parts.dns.as_ref()).map(|(flags, counters)| DnsStatus {
-                listen: flags.listen.iter().map(ToString::to_string).collect(),
-                counters: dns_counters(counters),
+            dns: shared.settings.dns.as_ref().zip(self.parts.dns.as_ref()).map(|(flags, counters)| {
+                DnsStatus {
+                    listen: flags.listen.iter().map(ToString::to_string).collect(),
+                    counters: dns_counters(counters),
+                }
             }),
             tunnel,
             alarms,
@@ -132,7 +135,9 @@ fn tunnel_alarms(tunnel: &TunnelStatus) -> Vec<String> {
         })
         .collect();
     alarms.extend(tunnel.relays.iter().filter_map(|relay| {
-        let reason = relay.reason.as_ref()?;
+        // A relay that is being tried for the first time, or is this node, is nothing to look at.
+        let reason =
+            relay.reason.filter(|reason| !matches!(reason, RelayReason::Connecting | RelayReason::Myself))?;
         Some(format!("relay {}: {reason}", relay.address))
     }));
     alarms
@@ -155,7 +160,8 @@ impl Pages for AgentPages {
             "/rules" => Some(Ok(Page::Text(self.shared.rules.text()))),
             "/explain" => {
                 let (form, question) = query.split_once('=').unwrap_or(("json", query));
-                let domain = self.shared.settings.dns.as_ref().map_or("cluster.local", |dns| &dns.cluster_domain);
+                let domain =
+                    self.shared.settings.dns.as_ref().map_or("cluster.local", |dns| &dns.cluster_domain);
                 let trace = explain::trace(
                     &percent_decode(question),
                     domain,
@@ -206,6 +212,16 @@ impl FigureBoard {
     }
 }
 
+fn peers_by_path(path: Path) -> &'static str {
+    match path {
+        Path::Lan => "peers_lan",
+        Path::Direct => "peers_direct",
+        Path::Punched => "peers_punched",
+        Path::Relayed => "peers_relayed",
+        Path::Local | Path::Unreachable => "peers_other",
+    }
+}
+
 fn gauge(name: &'static str, help: &'static str, value: usize) -> Figure {
     Figure { name, help, counter: false, value: i64::try_from(value).unwrap_or(i64::MAX) }
 }
@@ -239,9 +255,17 @@ impl Figures for FigureBoard {
             if prefix {
                 figures.extend([
                     counter("accept_failures", "Accepts that failed", proxy.accept_failed()),
-                    counter("datagrams_dropped", "Datagrams dropped at a full queue", proxy.datagrams_dropped()),
+                    counter(
+                        "datagrams_dropped",
+                        "Datagrams dropped at a full queue",
+                        proxy.datagrams_dropped(),
+                    ),
                     counter("datagrams_rejected", "Datagrams without a target", proxy.datagrams_rejected()),
-                    counter("sessions_evicted", "UDP sessions evicted for newer ones", proxy.sessions_evicted()),
+                    counter(
+                        "sessions_evicted",
+                        "UDP sessions evicted for newer ones",
+                        proxy.sessions_evicted(),
+                    ),
                 ]);
             } else {
                 let refused = proxy.inbound_refused();
@@ -250,7 +274,29 @@ impl Figures for FigureBoard {
         }
         if let Some(tunnel) = &parts.tunnel {
             let status = tunnel.status();
-            figures.push(gauge("peers", "Known peers", status.peers.len()));
+            figures.push(gauge("peers", "Connected peers", status.peers.len()));
+            for path in [Path::Lan, Path::Direct, Path::Punched, Path::Relayed] {
+                let count = status.peers.iter().filter(|peer| peer.path == path.as_str()).count();
+                figures.push(gauge(
+                    peers_by_path(path),
+                    "Connected peers whose best path is of this kind",
+                    count,
+                ));
+            }
+            figures.extend([
+                counter(
+                    "refused_handshakes",
+                    "Handshakes that failed as with another key",
+                    status.refused.psk_mismatch,
+                ),
+                counter(
+                    "refused_headers",
+                    "Tunnel streams with a malformed header",
+                    status.refused.malformed_header,
+                ),
+                counter("refused_overload", "Tunnel streams beyond the bounds", status.refused.overloaded),
+                counter("refused_records", "Peer records that did not verify", status.refused.bad_record),
+            ]);
         }
         if let Some(dns) = &parts.dns {
             let counts = dns.read();
@@ -259,7 +305,11 @@ impl Figures for FigureBoard {
                 counter("dns_tcp_queries", "DNS queries over TCP", counts.tcp_queries),
                 counter("dns_dropped", "DNS packets without an answer", counts.dropped),
                 counter("dns_asks", "Questions to upstream servers", counts.asks),
-                counter("dns_ask_failures", "Questions that no upstream server answered", counts.ask_failures),
+                counter(
+                    "dns_ask_failures",
+                    "Questions that no upstream server answered",
+                    counts.ask_failures,
+                ),
                 counter("dns_servfail", "Answers SERVFAIL", counts.rcode("servfail")),
                 counter("dns_nxdomain", "Answers NXDOMAIN", counts.rcode("nxdomain")),
                 counter("dns_stale", "Answers from the cache past their time", counts.origin(Origin::Stale)),

@@ -83,7 +83,10 @@ pub(super) fn settings(settings: &AgentSettings) -> Option<RulesetSettings> {
         let here = rules.device.addresses.iter().any(|known| known.addr == addr);
         // Loopback and wildcard addresses are there without us.
         if !here && !addr.is_loopback() && !addr.is_unspecified() {
-            rules.device.addresses.push(DeviceAddress { addr, prefix_len: if addr.is_ipv4() { 32 } else { 128 } });
+            rules
+                .device
+                .addresses
+                .push(DeviceAddress { addr, prefix_len: if addr.is_ipv4() { 32 } else { 128 } });
         }
     }
     Some(rules)
@@ -125,7 +128,9 @@ pub(super) async fn run(
             }
         }
     }
-    tokio::task::spawn_blocking(move || interceptor.remove()).await.context("the task of the removal died")??;
+    tokio::task::spawn_blocking(move || interceptor.remove())
+        .await
+        .context("the task of the removal died")??;
     Ok(())
 }
 

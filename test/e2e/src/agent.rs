@@ -1,0 +1,198 @@
+//! An agent whose life the test decides.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use edgemesh_net::netns;
+use serde_json::Value;
+
+use crate::lab::Lab;
+use crate::process::eventually;
+
+/// Lines of an agent's log that a failing test shows.
+const SHOWN: usize = 80;
+
+/// A running agent; killed when dropped. An ERROR in its log fails the test.
+pub struct Agent {
+    node: String,
+    /// `edgemesh lab exec`, whose only child is the agent.
+    exec: Mutex<Child>,
+    pid: u32,
+    admin: PathBuf,
+    log: PathBuf,
+}
+
+impl Agent {
+    pub(crate) fn spawn(lab: &Lab, node: &str, flags: &[&str]) -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let log = lab.folder().join("logs").join(format!("agent-{number}-{node}.log"));
+        let file = std::fs::File::create(&log).expect("a new log");
+        let mut command = lab.agent_command(node, flags);
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second descriptor")).stderr(file);
+        let exec = command.spawn().expect("edgemesh lab exec");
+        let children = format!("/proc/{0}/task/{0}/children", exec.id());
+        let exec = Mutex::new(exec);
+        let mut agent = Self { node: node.to_owned(), exec, pid: 0, admin: lab.admin(node), log };
+        if let Some(at) = flags.iter().position(|flag| *flag == "--admin-socket") {
+            agent.admin = flags[at + 1].into();
+        }
+        agent.pid = eventually("the agent's process", || {
+            agent.assert_runs();
+            let text = std::fs::read_to_string(&children).ok()?;
+            let pid: u32 = text.split_whitespace().next()?.parse().ok()?;
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            words.split(|byte| *byte == 0).nth(1).is_some_and(|word| word == b"agent").then_some(pid)
+        });
+        agent
+    }
+
+    fn assert_runs(&self) {
+        let ended = self.exec.lock().expect("not poisoned").try_wait().expect("the child is ours");
+        assert!(ended.is_none(), "the agent of {} ended: {ended:?}", self.node);
+    }
+
+    /// The agent's process, as the test sees it.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// A page of the admin socket, once the agent answers there.
+    pub fn page(&self, target: &str) -> String {
+        eventually(target, || {
+            self.assert_runs();
+            edgemesh_admin::fetch(&self.admin, target).ok()
+        })
+    }
+
+    /// What `edgemesh status --json` says.
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.page("/status")).expect("the status is JSON")
+    }
+
+    /// Waits for a status; returns it.
+    pub fn until(&self, what: &str, mut holds: impl FnMut(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            eventually(&format!("{} of {}", what, self.node), || {
+                last = self.status();
+                holds(&last).then(|| last.clone())
+            })
+        }));
+        seen.unwrap_or_else(|panic| {
+            eprintln!("the last status of {}: {last:#}", self.node);
+            std::panic::resume_unwind(panic)
+        })
+    }
+
+    /// Waits until the agent serves what its source says, with the kernel's rules in place.
+    pub fn until_ready(&self) {
+        self.until("readiness", |status| status["metadata"]["stale"] == false && is_applied(status));
+    }
+
+    /// Waits until the kernel's rules are those of what the agent knows, from whatever source.
+    pub fn until_applied(&self) -> Value {
+        self.until("the rules", is_applied)
+    }
+
+    /// Waits until there is a path to another node.
+    pub fn until_path(&self, to: &str) -> Value {
+        self.until(&format!("a path to {to}"), |status| {
+            let peers = status["tunnel"]["peers"].as_array();
+            peers.into_iter().flatten().any(|peer| peer["node"] == to && peer["path"] != "unreachable")
+        })
+    }
+
+    /// A figure of `/metrics`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.page("/metrics");
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        values.next().unwrap_or_else(|| panic!("no metric {name}:\n{text}"))
+    }
+
+    /// Lines of the log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// How many lines of the log hold all these words.
+    pub fn logged(&self, words: &[&str]) -> usize {
+        self.log().lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        netns::kill(self.pid, libc::SIGKILL).expect("the agent runs");
+        self.ended();
+    }
+
+    /// Asks it to end, as an init system does.
+    pub fn terminate(&mut self) -> ExitStatus {
+        netns::kill(self.pid, libc::SIGTERM).expect("the agent runs");
+        self.ended()
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        eventually("the agent's end", || {
+            self.exec.lock().expect("not poisoned").try_wait().expect("the child is ours")
+        })
+    }
+
+    /// What the kernel says of the process.
+    pub fn footprint(&self) -> Footprint {
+        Footprint::of(self.pid)
+    }
+}
+
+/// What a process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Resident memory that no file backs, in KiB.
+    pub anon_kib: usize,
+}
+
+impl Footprint {
+    fn of(pid: u32) -> Self {
+        let folder = Path::new("/proc").join(pid.to_string());
+        let descriptors = std::fs::read_dir(folder.join("fd")).expect("the process runs").count();
+        let status = std::fs::read_to_string(folder.join("status")).expect("the process runs");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field of proc(5)");
+            line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
+        };
+        Self { descriptors, threads: field("Threads:"), anon_kib: field("RssAnon:") }
+    }
+}
+
+fn is_applied(status: &Value) -> bool {
+    let generation = &status["metadata"]["generation"];
+    let applied = status["applied"].as_array().map(Vec::as_slice).unwrap_or_default();
+    generation.as_u64() > Some(0)
+        && applied.iter().all(|loop_| loop_["generation"] == *generation && loop_["error"].is_null())
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let exec = self.exec.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // The agent is told by the kernel when its parent ends.
+        drop(exec.kill());
+        drop(exec.wait());
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        if std::thread::panicking() {
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- log of {}, {} lines", self.node, lines.len());
+            for line in &lines[lines.len().saturating_sub(SHOWN)..] {
+                eprintln!("{line}");
+            }
+            return;
+        }
+        let errors: Vec<&str> = log.lines().filter(|line| line.contains(" ERROR ")).collect();
+        assert!(errors.is_empty(), "errors in the log of {}: {errors:#?}", self.node);
+    }
+}

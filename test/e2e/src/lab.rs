@@ -1,0 +1,216 @@
+//! A laboratory for one test.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::agent::Agent;
+use crate::manifests::{TWO_NODES, services, site};
+use crate::process::{eventually, output, program, run};
+
+/// A running site without agents; the test starts those it needs. It ends with the test, however that ends.
+pub struct Lab {
+    name: String,
+    folder: PathBuf,
+    guard: Child,
+    _files: TempDir,
+}
+
+impl Lab {
+    /// Starts a site; `manifests` are the files that agents read besides the Nodes and Pods of the site.
+    pub fn up(test: &str, site: &str, manifests: &[(&str, &str)]) -> Self {
+        // The laboratory sweeps folders of this prefix whose processes are gone.
+        let name = format!("test-{test}-{}", std::process::id());
+        let files = tempfile::tempdir().expect("a temporary folder");
+        let folder = files.path().join("manifests");
+        std::fs::create_dir(&folder).expect("a new folder");
+        for (file, text) in manifests {
+            std::fs::write(folder.join(file), text).expect("a new file");
+        }
+        let path = files.path().join("site.yaml");
+        std::fs::write(&path, format!("manifests: {}\n{site}", folder.display())).expect("a new file");
+        let guard = guard(&name);
+        let mut up = lab(&name, "up");
+        run(up.arg("--no-agents").arg(path));
+        let status: Value = serde_json::from_str(&run(lab(&name, "status").arg("--json"))).expect("JSON");
+        let folder = status["folder"].as_str().expect("the folder's path").into();
+        Self { name, folder, guard, _files: files }
+    }
+
+    /// Starts [`TWO_NODES`] and waits until its servers listen.
+    pub fn two_nodes(test: &str) -> Self {
+        let lab = Self::up(test, &site(TWO_NODES), &[("services.yaml", &services())]);
+        for server in ["s1", "s2"] {
+            lab.until_listening(server, &[8080, 8081, 8085, 8443]);
+        }
+        for server in ["o1", "o2"] {
+            lab.until_listening(server, &[9001, 9002]);
+        }
+        lab
+    }
+
+    /// A verb of `edgemesh lab` for this laboratory.
+    pub fn ask(&self, words: &[&str]) -> String {
+        run(lab(&self.name, words[0]).args(&words[1..]))
+    }
+
+    /// A command that runs in a node or pod.
+    pub fn command(&self, host: &str, words: &[&str]) -> Command {
+        let mut command = lab(&self.name, "exec");
+        command.args([host, "--"]).args(words);
+        // What administrators have in their path, ordinary users lack.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+        command
+    }
+
+    /// Runs a command in a node or pod to its end.
+    pub fn output(&self, host: &str, words: &[&str]) -> Output {
+        output(&mut self.command(host, words))
+    }
+
+    /// Runs a command that must succeed in a node or pod.
+    pub fn exec(&self, host: &str, words: &[&str]) -> String {
+        run(&mut self.command(host, words))
+    }
+
+    /// Runs a probe in a node or pod; it answers in JSON.
+    pub fn probe(&self, host: &str, words: &[&str]) -> Value {
+        let text = run(&mut self.probe_command(host, words));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
+    }
+
+    fn probe_command(&self, host: &str, words: &[&str]) -> Command {
+        let probe = program("edgemesh-e2e-probe").display().to_string();
+        let mut command = self.command(host, &[&probe]);
+        command.args(words);
+        command
+    }
+
+    /// Starts a probe that serves, and waits until it says that it is ready.
+    pub fn background(&self, host: &str, words: &[&str]) -> Background {
+        let mut command = self.probe_command(host, words);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the probe starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("the probe's word");
+        let background = Background(child);
+        assert_eq!(line.trim(), "ready", "{words:?} on {host}");
+        background
+    }
+
+    /// Waits until something listens at these ports of a pod or node.
+    pub fn until_listening(&self, host: &str, ports: &[u16]) {
+        let script = "cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6";
+        eventually(&format!("{host} listens at {ports:?}"), || {
+            let sockets = self.exec(host, &["sh", "-c", script]);
+            let listens = |port: &u16| {
+                let local = format!(":{port:04X} ");
+                // States of net/tcp_states.h: a TCP listener is 0A, an unconnected UDP socket 07.
+                sockets.lines().any(|line| line.contains(&local) && (line.contains(" 0A ") || line.contains(" 07 ")))
+            };
+            ports.iter().all(listens).then_some(())
+        });
+    }
+
+    /// Starts the agent of a node; flags of the test come last and win.
+    pub fn spawn_agent(&self, node: &str, flags: &[&str]) -> Agent {
+        Agent::spawn(self, node, flags)
+    }
+
+    /// Starts the agent of a node and waits until it serves what its source says.
+    pub fn agent(&self, node: &str, flags: &[&str]) -> Agent {
+        let agent = Agent::spawn(self, node, flags);
+        agent.until_ready();
+        agent
+    }
+
+    /// Runs an agent that must refuse to start; returns its exit code and what it said.
+    pub fn failing_agent(&self, node: &str, flags: &[&str]) -> (i32, String) {
+        let Output { status, stdout, stderr } = output(&mut self.agent_command(node, flags));
+        let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+        (status.code().unwrap_or_else(|| panic!("{status}: {said}")), said)
+    }
+
+    pub(crate) fn agent_command(&self, node: &str, flags: &[&str]) -> Command {
+        let text = |path: PathBuf| path.display().to_string();
+        let state = self.state(node);
+        std::fs::create_dir_all(&state).expect("the laboratory's folder is ours");
+        let mut command = self.command(node, &[&text(program("edgemesh")), "agent", "--node-name", node]);
+        command.args(["--manifests", &text(self.manifests()), "--psk-file", &text(self.psk())]);
+        command.args(["--admin-socket", &text(self.admin(node)), "--state-dir", &text(state)]);
+        command.args(flags);
+        command
+    }
+
+    /// The folder that every agent reads.
+    pub fn manifests(&self) -> PathBuf {
+        self.folder.join("manifests")
+    }
+
+    /// A copy of the manifests, for a test that spoils them.
+    pub fn copy_of_manifests(&self, name: &str) -> PathBuf {
+        let copy = self.folder.join(name);
+        std::fs::create_dir(&copy).expect("a new folder");
+        for entry in std::fs::read_dir(self.manifests()).expect("the manifests").flatten() {
+            std::fs::copy(entry.path(), copy.join(entry.file_name())).expect("a copy");
+        }
+        copy
+    }
+
+    /// The private network's key.
+    pub fn psk(&self) -> PathBuf {
+        self.folder.join("psk")
+    }
+
+    /// The state folder of a node's agent.
+    pub fn state(&self, node: &str) -> PathBuf {
+        self.folder.join("nodes").join(node)
+    }
+
+    /// The admin socket of a node's agent.
+    pub fn admin(&self, node: &str) -> PathBuf {
+        self.state(node).join("admin.sock")
+    }
+
+    /// The folder of everything.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        drop(self.guard.wait());
+    }
+}
+
+/// A probe that serves, until it is dropped.
+pub struct Background(Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn lab(name: &str, verb: &str) -> Command {
+    let mut command = Command::new(program("edgemesh"));
+    command.args(["lab", verb, "--name", name]);
+    command
+}
+
+/// A process that ends the laboratory when its standard input ends: with the test, also when that is killed.
+fn guard(name: &str) -> Child {
+    let script = "read -r _; exec \"$0\" lab down --name \"$1\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(program("edgemesh")).arg(name);
+    // Out of the terminal's reach, so that an interrupt ends the test and not the guard.
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("a shell")
+}

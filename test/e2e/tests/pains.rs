@@ -1,0 +1,196 @@
+//! One test for each pain of users that the mesh must not cause: `em_N` is kubeedge/edgemesh issue N, `ke_N` is
+//! kubeedge/kubeedge issue N, `go_cN` and `go_pN` are faults of Go EdgeMesh's code.
+
+use std::path::Path;
+
+use edgemesh_e2e::{
+    FAR, Lab, NEAR, NOBODY, ODD_FAR, ODD_NEAR, TWO_NODES, eventually, installed, service, services, site, skipped, v4, v6,
+};
+use serde_json::Value;
+
+fn outcome(lab: &Lab, host: &str, words: &[&str]) -> String {
+    lab.probe(host, words)["outcome"].as_str().expect("a word").to_owned()
+}
+
+fn findings(status: &Value) -> Vec<&str> {
+    status["metadata"]["findings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// kubeedge/edgemesh#567: after some hundred UDP sessions no stream could be opened any more.
+#[test]
+fn em_567_udp_goes_on_after_hundreds_of_sessions() {
+    let lab = Lab::two_nodes("em-567");
+    let near = lab.agent("n1", &[]);
+    let _far = lab.agent("n2", &[]);
+    near.until_path("n2");
+    for frontend in [v4(FAR, 85), v6(FAR, 85)] {
+        lab.probe("c1", &["udp-storm", &frontend, "600"]);
+        assert_eq!(outcome(&lab, "c1", &["udp", &frontend]), "answered", "{frontend}");
+    }
+    let status = near.status();
+    assert_eq!(status["connections"]["unserved"], 0, "{status:#}");
+}
+
+/// kubeedge/edgemesh#463 and #472: load balancing policies of other meshes ended the agent.
+#[test]
+fn em_463_foreign_destination_rules_are_told_and_passed_over() {
+    const FOREIGN: &str = "
+apiVersion: networking.istio.io/v1alpha3
+kind: DestinationRule
+metadata: { name: near }
+spec:
+  host: near
+  trafficPolicy: { loadBalancer: { simple: PASSTHROUGH } }
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: DestinationRule
+metadata: { name: ml-pipeline, namespace: kubeflow }
+spec:
+  host: ml-pipeline.kubeflow.svc.cluster.local
+  trafficPolicy: { tls: { mode: ISTIO_MUTUAL }, loadBalancer: { warmup: { duration: 30s } } }
+";
+    let manifests = services();
+    let lab = Lab::up("em-463", &site(TWO_NODES), &[("services.yaml", &manifests), ("istio.yaml", FOREIGN)]);
+    lab.until_listening("s1", &[8080]);
+    let mut agent = lab.agent("n1", &[]);
+    assert_eq!(outcome(&lab, "c1", &["tcp", &v4(NEAR, 80)]), "connected");
+    let status = agent.status();
+    let told = |name: &str, word: &str| findings(&status).iter().any(|line| line.contains(name) && line.contains(word));
+    assert!(told("near", "PASSTHROUGH"), "{:#}", status["metadata"]);
+    // Changing and deleting them is where the policy map of Go EdgeMesh was empty.
+    let file = lab.manifests().join("istio.yaml");
+    std::fs::write(&file, FOREIGN.replace("PASSTHROUGH", "LEAST_CONN")).expect("a manifest");
+    agent.until("another finding", |status| !findings(status).iter().any(|line| line.contains("PASSTHROUGH")));
+    std::fs::remove_file(&file).expect("a manifest");
+    agent.until("no finding", |status| !findings(status).iter().any(|line| line.contains("near")));
+    assert_eq!(outcome(&lab, "c1", &["tcp", &v4(NEAR, 80)]), "connected");
+    assert!(agent.terminate().success());
+}
+
+/// kubeedge/edgemesh#443: two nodes of one name had one identity, and nothing said so.
+#[test]
+fn em_443_two_nodes_with_one_name_are_named() {
+    let text = site(TWO_NODES) + "      - { name: n3 }\n";
+    let lab = Lab::up("em-443", &text, &[("services.yaml", &services())]);
+    lab.until_listening("s2", &[8080]);
+    let watcher = lab.agent("n1", &[]);
+    let _first = lab.agent("n2", &[]);
+    watcher.until_path("n2");
+    let second = lab.spawn_agent("n3", &["--node-name", "n2"]);
+    let status = watcher.until("a conflict", |status| {
+        status["tunnel"]["conflicts"].as_array().is_some_and(|conflicts| !conflicts.is_empty())
+    });
+    assert_eq!(status["tunnel"]["conflicts"][0]["node"], "n2");
+    let alarms = status["alarms"].to_string();
+    let refused = second.status()["tunnel"]["peer_id"].as_str().expect("an identity").to_owned();
+    assert!(alarms.contains("two peers speak for node n2") && alarms.contains(&refused), "{alarms}");
+    assert_eq!(outcome(&lab, "c1", &["tcp", &v4(FAR, 80)]), "connected", "the first one goes on");
+}
+
+/// kubeedge/edgemesh#241, #93, #31: kinds that are not installed gave errors without end.
+#[test]
+fn em_241_missing_kinds_are_no_trouble() {
+    let only = service("near", NEAR, &[("TCP", 80, 8080)]);
+    let lab = Lab::up("em-241", &site(TWO_NODES), &[("services.yaml", &only)]);
+    lab.until_listening("s1", &[8080]);
+    let agent = lab.agent("n1", &[]);
+    assert_eq!(outcome(&lab, "c1", &["tcp", &v4(NEAR, 80)]), "connected");
+    assert_eq!(findings(&agent.status()), Vec::<&str>::new());
+    // A node without a name server is worth one line, and the only one.
+    let warnings: Vec<String> = agent.log().lines().filter(|line| line.contains(" WARN ")).map(Into::into).collect();
+    assert!(warnings.len() <= 1 && warnings.iter().all(|line| line.contains("upstream")), "{warnings:#?}");
+}
+
+/// kubeedge/kubeedge#2845: a Service without endpoints was answered by another one, or by nobody.
+#[test]
+fn ke_2845_a_service_without_endpoints_refuses_at_once() {
+    let lab = Lab::two_nodes("ke-2845");
+    let _agent = lab.agent("n1", &[]);
+    for host in ["c1", "n1"] {
+        for (tcp, udp) in [(v4(NOBODY, 80), v4(NOBODY, 85)), (v6(NOBODY, 80), v6(NOBODY, 85))] {
+            assert_eq!(outcome(&lab, host, &["tcp", &tcp]), "refused", "{tcp} from {host}");
+            assert_eq!(outcome(&lab, host, &["udp", &udp]), "refused", "{udp} from {host}");
+        }
+        // A port that the Service has not.
+        for (tcp, udp) in [(v4(NEAR, 7), v4(NEAR, 7)), (v6(NEAR, 7), v6(NEAR, 7))] {
+            assert_eq!(outcome(&lab, host, &["tcp", &tcp]), "refused", "{tcp} from {host}");
+            assert_eq!(outcome(&lab, host, &["udp", &udp]), "refused", "{udp} from {host}");
+        }
+    }
+    if !installed("curl") {
+        return skipped("ke_2845", "curl");
+    }
+    let curl = ["curl", "--silent", "--show-error", "--max-time", "10", "http://nobody/"];
+    let output = lab.output("c1", &curl);
+    let said = String::from_utf8_lossy(&output.stderr);
+    // 7 is CURLE_COULDNT_CONNECT; a timeout would be 28.
+    assert_eq!(output.status.code(), Some(7), "{said}");
+}
+
+/// The pod of a Service ends, and a new one comes: from served to refused and back.
+#[test]
+fn ke_2845_endpoints_that_go_and_come() {
+    let lab = Lab::two_nodes("ke-2845-again");
+    let agent = lab.agent("n1", &[]);
+    let file = lab.manifests().join("edgemesh-lab.json");
+    let text = std::fs::read_to_string(&file).expect("the Pods");
+    let frontend = v4(NEAR, 80);
+    let replace = |text: &str| {
+        let new = Path::new(&file).with_extension("new");
+        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file)).expect("an atomic change");
+    };
+    assert_eq!(outcome(&lab, "c1", &["tcp", &frontend]), "connected");
+    replace(&text.replace("\"True\"", "\"False\""));
+    eventually("a refusal", || (outcome(&lab, "c1", &["tcp", &frontend]) == "refused").then_some(()));
+    replace(&text);
+    eventually("a connection", || (outcome(&lab, "c1", &["tcp", &frontend]) == "connected").then_some(()));
+    agent.until_ready();
+}
+
+/// Go EdgeMesh closes both directions when one ends.
+#[test]
+fn go_c13_half_close_is_kept() {
+    let lab = Lab::two_nodes("go-c13");
+    let near = lab.agent("n1", &[]);
+    let _far = lab.agent("n2", &[]);
+    near.until_path("n2");
+    for frontend in [v4(ODD_NEAR, 91), v6(ODD_NEAR, 91), v4(ODD_FAR, 91), v6(ODD_FAR, 91)] {
+        for bytes in ["0", "1", "1000000"] {
+            let answer = lab.probe("c1", &["half-close", &frontend, bytes]);
+            assert_eq!(answer["answer"], bytes, "{frontend}");
+        }
+    }
+}
+
+/// Go EdgeMesh loses every UDP reply that takes more than 250 ms; these take a second.
+#[test]
+fn go_c14_slow_udp_replies_arrive() {
+    let lab = Lab::two_nodes("go-c14");
+    let near = lab.agent("n1", &[]);
+    let _far = lab.agent("n2", &[]);
+    near.until_path("n2");
+    for frontend in [v4(ODD_NEAR, 92), v6(ODD_NEAR, 92), v4(ODD_FAR, 92), v6(ODD_FAR, 92)] {
+        let answer = lab.probe("c1", &["udp", &frontend]);
+        assert_eq!(answer["outcome"], "answered", "{frontend}");
+        assert!(answer["ms"].as_u64() >= Some(1000), "the server is slow: {answer}");
+    }
+}
+
+/// Go EdgeMesh waits up to a minute for all relays before DNS and proxy start.
+#[test]
+fn go_p9_a_dead_relay_delays_nothing() {
+    let lab = Lab::two_nodes("go-p9");
+    // Nobody has the first address, nobody listens at the second, and no name server knows the third.
+    let relays = ["--relay", "203.0.113.99:20006", "--relay", "10.1.0.12:20006", "--relay", "relay.invalid:20006"];
+    let agent = lab.agent("n1", &relays);
+    let status = agent.status();
+    let waiting = status["tunnel"]["relays"].as_array().expect("relays").clone();
+    assert_eq!(outcome(&lab, "c1", &["tcp", &v4(NEAR, 80)]), "connected");
+    assert_eq!(waiting.len(), 3, "{waiting:#?}");
+    assert_eq!(agent.logged(&["agent serves"]), 1);
+    // The reasons come later, in words.
+    agent.until("a reason for each relay", |status| {
+        let relays = status["tunnel"]["relays"].as_array();
+        relays.is_some_and(|relays| relays.iter().all(|relay| relay["reason"].is_string()))
+    });
+}
