@@ -116,11 +116,11 @@ fn run_as_nobody(program: &Path, workload: &Path, folder: &Path) -> Result<()> {
     let home = folder.join("home");
     std::fs::create_dir_all(&home)?;
     chown(&home, Some(nobody), Some(nobody))?;
-    eprintln!("running `edgemesh lab demo --quick` once more as an ordinary user (uid {nobody})");
+    eprintln!("running `edgemesh lab demo` once more as an ordinary user (uid {nobody})");
     let status = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs", "--"])
         .arg(folder.join("edgemesh"))
-        .args(["lab", "demo", "--quick"])
+        .args(["lab", "demo"])
         .env_clear()
         .env("PATH", env::var_os("PATH").unwrap_or_default())
         .env("HOME", &home)
@@ -129,7 +129,7 @@ fn run_as_nobody(program: &Path, workload: &Path, folder: &Path) -> Result<()> {
         .status()
         .context("setpriv cannot be started")?;
     if !status.success() {
-        bail!("`edgemesh lab demo --quick` as an ordinary user ended with {status}");
+        bail!("`edgemesh lab demo` as an ordinary user ended with {status}");
     }
     Ok(())
 }

@@ -140,10 +140,19 @@ impl Directory {
         }
     }
 
-    /// Node objects that vouch for identities; they outweigh every claim.
-    pub(crate) fn vouch(&mut self, vouched: BTreeMap<Name, PeerId>) {
-        self.vouched = vouched;
-        self.conflicts.retain(|(node, peer)| self.vouched.get(node) != Some(peer));
+    /// Node objects that vouch for identities; they outweigh every claim. Returns the identity vouched for the own
+    /// node when it is another than the own, and was not before.
+    pub(crate) fn vouch(&mut self, vouched: BTreeMap<Name, PeerId>, now: Instant) -> Option<PeerId> {
+        let before = std::mem::replace(&mut self.vouched, vouched);
+        let nodes: BTreeSet<Name> = before.keys().chain(self.vouched.keys()).cloned().collect();
+        for node in nodes {
+            if before.get(&node) != self.vouched.get(&node) {
+                self.bind(&node, now);
+            }
+        }
+        let (node, own) = self.own.as_ref()?;
+        let named = self.vouched.get(node)?;
+        (named != own && before.get(node) != Some(named)).then(|| named.clone())
     }
 
     /// Lets names go whose holders are away for too long; says when to look again.

@@ -304,6 +304,11 @@ pub enum Report {
         /// Who was refused.
         refused: PeerId,
     },
+    /// The own Node object names another identity: the other nodes will not take this one for the node.
+    NotVouched {
+        /// The identity it names.
+        vouched: PeerId,
+    },
     /// A connection gave no sign of life and is closed.
     Dead {
         /// Whose it was.

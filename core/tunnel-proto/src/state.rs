@@ -163,7 +163,9 @@ impl TunnelState {
                 if let Some(own) = &self.spec.node {
                     self.wanted.warm.remove(own);
                 }
-                self.directory.vouch(vouched);
+                if let Some(vouched) = self.directory.vouch(vouched, now) {
+                    self.report(Report::NotVouched { vouched });
+                }
                 self.published.dirty = true;
             }
         }

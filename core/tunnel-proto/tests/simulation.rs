@@ -242,6 +242,14 @@ fn the_node_object_decides_who_speaks_for_a_node() {
     sim.pass(S);
     assert_eq!(sim.at(a).state.peer_of("b"), Some(&PeerId::new("owner")));
     assert_eq!(sim.at(a).state.node_of(&PeerId::new("thief")), None);
+    assert_eq!(sim.at(a).state.conflicts().len(), 1, "and the claim is told");
+    let vouched = BTreeMap::from([("a".into(), PeerId::new("other"))]);
+    sim.tell(a, Input::Mesh { nodes: BTreeSet::new(), vouched });
+    sim.pass(S);
+    let told =
+        |report: &&Report| matches!(report, Report::NotVouched { vouched } if vouched.as_str() == "other");
+    assert_eq!(sim.at(a).reports.iter().filter(told).count(), 1);
+    assert!(sim.at(a).state.conflicts().is_empty(), "nobody vouches for `b` any more: the claim stands");
 }
 
 #[test]

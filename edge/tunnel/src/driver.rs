@@ -540,6 +540,12 @@ fn log(report: &Report) {
         Report::NameConflict { node, holder, refused } => {
             tracing::warn!(%node, %holder, %refused, "two peers claim one node name; the second is refused");
         }
+        Report::NotVouched { vouched } => {
+            tracing::warn!(
+                annotation = edgemesh_api::label::PEER_ID, %vouched,
+                "the Node object of this node names another identity; other nodes will refuse this one"
+            );
+        }
         Report::Dead { peer, path, silent } => {
             tracing::info!(%peer, %path, silent_ms = silent.as_millis() as u64, "connection is dead");
         }

@@ -149,7 +149,7 @@ impl Gate {
 
 /// Reads until the header is complete; what follows it stays in `bytes`. `None` when the stream ends before.
 async fn read_header(
-    stream: &mut TunnelStream,
+    stream: &mut (impl AsyncRead + Unpin),
     bytes: &mut Vec<u8>,
 ) -> Result<Option<(StreamHeader, usize)>, HeaderError> {
     loop {
@@ -254,4 +254,45 @@ pub(crate) fn header(
     service: &ServiceId,
 ) -> Option<Vec<u8>> {
     StreamHeader { protocol, backend, service: service.clone() }.encode().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn headers_in_pieces() {
+        let service = ServiceId::new("default", "web");
+        let backend = "10.0.0.1:80".parse().unwrap();
+        let mut whole = header(Protocol::Tcp, backend, &service).unwrap();
+        let len = whole.len();
+        whole.extend_from_slice(b"payload");
+        for cut in 0..whole.len() {
+            let (mut near, mut far) = tokio::io::duplex(4096);
+            let mut bytes = Vec::new();
+            let write = async {
+                near.write_all(&whole[..cut]).await.unwrap();
+                tokio::task::yield_now().await;
+                near.write_all(&whole[cut..]).await.unwrap();
+            };
+            let (_, read) = tokio::join!(write, read_header(&mut far, &mut bytes));
+            let (header, taken) = read.unwrap().unwrap();
+            assert_eq!((header.backend, taken), (backend, len));
+            assert!(b"payload".starts_with(&bytes[taken..]), "what follows stays");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_header() {
+        for (sent, expected) in [
+            (&b"GET / HTTP/1.1"[..], Err(HeaderError::Magic)),
+            (&b"\xe5\x01"[..], Ok(None)),
+            (&b""[..], Ok(None)),
+        ] {
+            let (mut near, mut far) = tokio::io::duplex(4096);
+            near.write_all(sent).await.unwrap();
+            drop(near);
+            assert_eq!(read_header(&mut far, &mut Vec::new()).await, expected, "{sent:?}");
+        }
+    }
 }

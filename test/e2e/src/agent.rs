@@ -11,8 +11,8 @@ use serde_json::Value;
 use crate::lab::Lab;
 use crate::process::eventually;
 
-/// Lines of an agent's log that a failing test shows.
-const SHOWN: usize = 80;
+/// Lines of an agent's log that a failing test shows: of its own words, and of its access lines.
+const SHOWN: [usize; 2] = [60, 10];
 
 /// A running agent; killed when dropped. An ERROR in its log fails the test.
 pub struct Agent {
@@ -185,10 +185,10 @@ impl Drop for Agent {
         drop(exec.wait());
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         if std::thread::panicking() {
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- log of {}, {} lines", self.node, lines.len());
-            for line in &lines[lines.len().saturating_sub(SHOWN)..] {
-                eprintln!("{line}");
+            let (access, own): (Vec<&str>, Vec<&str>) = log.lines().partition(|line| line.contains("::access: "));
+            eprintln!("--- log of {}, the end of {} lines and {} access lines", self.node, own.len(), access.len());
+            for (lines, shown) in [own, access].iter().zip(SHOWN) {
+                eprintln!("{}", lines[lines.len().saturating_sub(shown)..].join("\n"));
             }
             return;
         }

@@ -84,6 +84,13 @@ impl Lab {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
     }
 
+    /// Runs `edgemesh-workload` in a node or pod; it answers in JSON.
+    pub fn workload(&self, host: &str, words: &[&str]) -> Value {
+        let workload = program("edgemesh-workload").display().to_string();
+        let text = self.exec(host, &[&[workload.as_str()], words].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
+    }
+
     fn probe_command(&self, host: &str, words: &[&str]) -> Command {
         let probe = program("edgemesh-e2e-probe").display().to_string();
         let mut command = self.command(host, &[&probe]);

@@ -153,3 +153,44 @@ async fn too_many_streams_of_one_peer_are_refused() {
     }
     assert_eq!(a.exchange("hub", ECHO, b"again").await, b"again");
 }
+
+#[tokio::test]
+async fn over_ipv6() {
+    common::logging();
+    let hub = start("hub", |settings| {
+        settings.relay = true;
+        settings.listen = vec!["[::1]:0".parse().unwrap()];
+    });
+    let address = hub.address().await;
+    assert!(address.starts_with("/ip6/::1/tcp/"), "{address}");
+    let a = start("a", |settings| {
+        settings.listen = vec!["[::1]:0".parse().unwrap()];
+        settings.relays = vec![address.parse().unwrap()];
+    });
+    a.sees("hub").await;
+    assert_eq!(a.exchange("hub", ECHO, b"six").await, b"six");
+}
+
+#[tokio::test]
+async fn streams_leave_nothing_behind() {
+    let (hub, a) = pair().await;
+    for _ in 0..20 {
+        let streams = (0..50).map(|_| a.exchange("hub", ECHO, b"short"));
+        for back in futures::future::join_all(streams).await {
+            assert_eq!(back, b"short");
+        }
+    }
+    for (node, other) in [(&a, "hub"), (&hub, "a")] {
+        let open = || {
+            let status = node.handle.status();
+            let peer = status.peers.iter().find(|peer| peer.node.as_deref() == Some(other)).unwrap();
+            peer.streams_in + peer.streams_out
+        };
+        let closed = async {
+            while open() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), closed).await.expect("every stream is closed");
+    }
+}

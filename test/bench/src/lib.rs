@@ -1,1 +1,0 @@
-//! Benchmarks: each runs its baseline and ours in turns in one run.

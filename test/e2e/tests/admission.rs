@@ -1,0 +1,127 @@
+//! Who may enter the mesh, and what a member may reach.
+
+use edgemesh_e2e::{FAR, Lab, NEAR, eventually, program, run, v4};
+
+const OTHERS: &str = "
+lans:
+  - name: home
+    nodes:
+      - name: n1
+        pods:
+          - { name: c1 }
+          - name: s1
+            labels: { app: near }
+            run: &server [edgemesh-workload, serve, --http=8080, --echo=8081, --https=8443, --udp-echo=8085]
+      - name: n2
+        pods4: 172.18.0.0/24
+        pods6: fd00:18::/64
+        pods: [{ name: s2, labels: { app: far }, run: *server }]
+      - { name: n3 }
+";
+
+fn lab(test: &str) -> Lab {
+    let lab = Lab::up(test, OTHERS, &[("services.yaml", &edgemesh_e2e::services())]);
+    lab.until_listening("s1", &[8080, 8085]);
+    lab.until_listening("s2", &[8080]);
+    lab
+}
+
+/// A node with another key is no member: it reaches nothing, is counted, and told once.
+#[test]
+fn a_peer_without_the_key_stays_outside() {
+    let lab = lab("psk");
+    let other = lab.folder().join("other-psk");
+    run(std::process::Command::new(program("edgemesh")).arg("psk").arg(&other));
+    let other = other.display().to_string();
+    let member = lab.agent("n1", &["--no-mdns"]);
+    let count = || member.status()["tunnel"]["refused"]["psk_mismatch"].as_u64().expect("a count");
+    assert_eq!(count(), 0);
+    let stranger = ["--psk-file", &other, "--no-mdns", "--relay", "10.1.0.11:20006"];
+    for attempt in 1..=3 {
+        let seen = count();
+        let mut agent = lab.agent("n3", &stranger);
+        eventually("a refused handshake", || (count() > seen).then_some(()));
+        if attempt == 1 {
+            let status = agent.until("a reason", |status| status["tunnel"]["relays"][0]["reason"].is_string());
+            let reason = status["tunnel"]["relays"][0]["reason"].as_str().expect("a word");
+            assert!(reason.contains("psk"), "{reason}");
+        }
+        assert_eq!(agent.status()["tunnel"]["peers"], serde_json::json!([]));
+        agent.kill();
+    }
+    assert_eq!(member.status()["tunnel"]["peers"], serde_json::json!([]));
+    assert_eq!(member.logged(&["WARN", "psk_mismatch_suspected"]), 1, "told once");
+}
+
+/// A member gets ready endpoints of the node it asks, over the tunnel, and nothing else.
+#[test]
+fn a_peer_gets_ready_endpoints_of_the_node_and_nothing_else() {
+    const TIMES: usize = 5;
+    let lab = lab("admit");
+    let agent = lab.agent("n1", &[]);
+    let [v4_pod, v6_pod] = ["172.17.0.3", "fd00:17::3"];
+    let refused = [
+        "127.0.0.1:22".to_owned(),
+        "[::1]:22".into(),
+        "169.254.169.254:80".into(),
+        "10.1.0.11:22".into(),
+        // The agent's own listeners.
+        "127.0.0.1:9999".into(),
+        "127.0.0.1:15001".into(),
+        "udp:169.254.96.16:53".into(),
+        // A virtual address, an endpoint of another node, and what is no endpoint of a pod that has some.
+        v4(NEAR, 80),
+        v4(FAR, 80),
+        "172.18.0.2:8080".into(),
+        "[fd00:18::2]:8080".into(),
+        format!("{v4_pod}:22"),
+        format!("{v4_pod}:8085"),
+        format!("udp:{v4_pod}:8080"),
+        // The same pod's port behind an address that only looks like another one.
+        format!("[::ffff:{v4_pod}]:22"),
+    ];
+    let admitted =
+        [format!("{v4_pod}:8080"), format!("[{v6_pod}]:8080"), format!("udp:{v4_pod}:8085"), format!("{v4_pod}:8081")];
+    let state = lab.state("n3");
+    std::fs::create_dir_all(&state).expect("the laboratory's folder is ours");
+    let (psk, state, times) = (lab.psk().display().to_string(), state.display().to_string(), TIMES.to_string());
+    let mut words = vec!["rogue", "n1", &psk, &state, &times];
+    words.extend(refused.iter().chain(&admitted).map(String::as_str));
+    let answers = lab.probe("n3", &words);
+    for backend in &refused {
+        assert_eq!(answers[backend], serde_json::json!(["not_admitted"]), "{backend}");
+        let plain = backend.trim_start_matches("udp:");
+        let lines = agent.logged(&["WARN", "refused a peer", &format!("backend={plain} ")]);
+        // Two lines where the same address was asked for over both protocols, each of them once.
+        assert!(lines == 1, "{backend} is told {lines} times");
+    }
+    for backend in &admitted {
+        assert_eq!(answers[backend], serde_json::json!(["connected"]), "{backend}");
+    }
+    let count = agent.metric("edgemesh_inbound_refused_total ");
+    assert_eq!(count, (refused.len() * TIMES) as f64);
+}
+
+/// A pod that is not ready is no endpoint; one that becomes ready is.
+#[test]
+fn readiness_decides_at_the_time_of_asking() {
+    let lab = lab("ready");
+    let agent = lab.agent("n1", &[]);
+    let file = lab.manifests().join("edgemesh-lab.json");
+    let text = std::fs::read_to_string(&file).expect("the Pods");
+    let state = lab.state("n3");
+    std::fs::create_dir_all(&state).expect("the laboratory's folder is ours");
+    let (psk, state) = (lab.psk().display().to_string(), state.display().to_string());
+    let ask = || lab.probe("n3", &["rogue", "n1", &psk, &state, "1", "172.17.0.3:8080"])["172.17.0.3:8080"].clone();
+    let replace = |text: &str| {
+        let new = file.with_extension("new");
+        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file)).expect("an atomic change");
+    };
+    assert_eq!(ask(), serde_json::json!(["connected"]));
+    replace(&text.replace("\"True\"", "\"False\""));
+    agent.until("no backend here", |status| status["metadata"]["backends_here"] == 0);
+    assert_eq!(ask(), serde_json::json!(["not_admitted"]));
+    replace(&text);
+    agent.until("backends here", |status| status["metadata"]["backends_here"] != 0);
+    assert_eq!(ask(), serde_json::json!(["connected"]));
+}

@@ -1,0 +1,85 @@
+//! Ten thousand connections and a thousand UDP sessions end with what they began with.
+
+use edgemesh_e2e::{Agent, FAR, Footprint, Lab, NEAR, installed, skipped, v4, v6};
+use serde_json::Value;
+
+/// Growth that is no leak: free pages the allocator keeps in a thread's arena, whose number varies from run to run.
+const TOLERANCE_KIB: usize = 2048;
+
+/// Sessions end after this, and not after the 60 s of the default, for which the test would wait.
+const UDP_IDLE: [&str; 2] = ["--udp-idle", "2"];
+
+/// Half over both families to a pod of the own node, half through the tunnel.
+const TCP_EACH: &str = "2500";
+const UDP_EACH: &str = "250";
+
+fn storm(lab: &Lab) {
+    for service in [NEAR, FAR] {
+        for (tcp, udp) in [(v4(service, 81), v4(service, 85)), (v6(service, 81), v6(service, 85))] {
+            lab.probe("c1", &["tcp-storm", &tcp, TCP_EACH]);
+            lab.probe("c1", &["udp-storm", &udp, UDP_EACH]);
+        }
+    }
+}
+
+/// Waits until nothing is open; returns what the process holds then.
+fn at_rest(agent: &Agent) -> Footprint {
+    agent.until("rest", |status| {
+        let peers = status["tunnel"]["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let streams = |peer: &Value| peer["streams_in"].as_u64().unwrap_or(0) + peer["streams_out"].as_u64().unwrap_or(0);
+        status["connections"]["open_tcp"] == 0
+            && status["connections"]["open_udp"] == 0
+            && peers.iter().all(|peer| streams(peer) == 0)
+    });
+    agent.footprint()
+}
+
+/// Rules, routes and addresses; connection tracking of virtual addresses too where it can be listed.
+fn kernel(lab: &Lab, node: &str) -> String {
+    let mut script = "ip route show table all; ip -6 route show table all; ip addr".to_owned();
+    if installed("nft") {
+        script += "; nft --stateless list ruleset";
+    }
+    lab.exec(node, &["sh", "-c", &script])
+}
+
+fn assert_not_tracked(lab: &Lab, node: &str) {
+    if !installed("conntrack") {
+        return skipped("connection tracking", "conntrack");
+    }
+    for family in ["ipv4", "ipv6"] {
+        let tracked = lab.exec(node, &["sh", "-c", &format!("conntrack --dump --family {family} 2>/dev/null")]);
+        let ours: Vec<&str> =
+            tracked.lines().filter(|line| line.contains("=10.96.0.") || line.contains("=fd96::")).collect();
+        assert!(ours.is_empty(), "{node} tracks {} connections to frontends: {:#?}", ours.len(), ours.first());
+    }
+}
+
+#[test]
+fn ten_thousand_connections_and_a_thousand_sessions_leave_nothing() {
+    let lab = Lab::two_nodes("leaks");
+    let agents = ["n1", "n2"].map(|node| lab.agent(node, &UDP_IDLE));
+    agents[0].until_path("n2");
+    // The first round fills pools, caches and arenas, which stay.
+    storm(&lab);
+    let before = agents.each_ref().map(at_rest);
+    let kernel_before = ["n1", "n2"].map(|node| kernel(&lab, node));
+    let ended = agents[0].status()["connections"]["ended"].as_u64().expect("a count");
+
+    storm(&lab);
+    let after = agents.each_ref().map(at_rest);
+    let status = agents[0].status();
+    assert_eq!(status["connections"]["ended"].as_u64().expect("a count") - ended, 11_000, "{status:#}");
+    assert_eq!(status["connections"]["unserved"], 0, "{status:#}");
+    for (node, (before, after)) in ["n1", "n2"].into_iter().zip(before.into_iter().zip(after)) {
+        eprintln!("{node}: {before:?} -> {after:?}");
+        assert_eq!(after.descriptors, before.descriptors, "descriptors of {node}");
+        assert!(after.threads <= before.threads, "threads of {node}: {} -> {}", before.threads, after.threads);
+        let grown = after.anon_kib.saturating_sub(before.anon_kib);
+        assert!(grown <= TOLERANCE_KIB, "memory of {node}: {} -> {} KiB", before.anon_kib, after.anon_kib);
+    }
+    for (node, before) in ["n1", "n2"].into_iter().zip(kernel_before) {
+        assert_eq!(kernel(&lab, node), before, "the kernel's objects on {node}");
+        assert_not_tracked(&lab, node);
+    }
+}
