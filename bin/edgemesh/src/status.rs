@@ -124,6 +124,9 @@ fn write_tunnel(f: &mut fmt::Formatter<'_>, tunnel: &TunnelStatus) -> fmt::Resul
             None => writeln!(f)?,
         }
     }
+    for away in &tunnel.unreachable {
+        writeln!(f, "no path    to node {}: {} ({})", away.node, away.words, away.reason)?;
+    }
     let refused = &tunnel.refused;
     for (count, what) in [
         (refused.psk_mismatch, "handshakes failed as they do with another private-network key"),

@@ -37,6 +37,24 @@ impl UnreachableReason {
         }
     }
 
+    /// What it means and what to look at.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::NoRelay => "it is not in reach directly, and no relay is configured: name one with --relay",
+            Self::RelayUnreachable => {
+                "no relay answers: the link is away, or the relay's address or port is wrong"
+            }
+            Self::PskMismatchSuspected => {
+                "the handshake fails as it does with another private-network key: compare the key files"
+            }
+            Self::RelayFull => "the relay has no room for a reservation or circuit",
+            Self::PeerUnknown => {
+                "no agent has told that it speaks for this node: is it running, under this --node-name, with the same relay?"
+            }
+            Self::DialFailed => "its agent is known and does not answer on any way",
+        }
+    }
+
     /// What the proxy is told.
     pub fn dial_error(self) -> DialError {
         match self {

@@ -211,6 +211,12 @@ impl TunnelState {
         }
     }
 
+    /// The nodes with endpoints that no connection leads to, and why.
+    pub fn unreachable(&self) -> impl Iterator<Item = (&Name, UnreachableReason)> {
+        let away = self.wanted.warm.iter().filter(|node| self.best(node).is_none());
+        away.map(|node| (node, self.unreachable_reason(node)))
+    }
+
     /// True once after the paths or the best connections changed.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.published.changed)

@@ -35,7 +35,7 @@ use crate::interfaces::Interfaces;
 use crate::key::{node_key, pre_shared_key};
 use crate::mdns::{self, Found};
 use crate::settings::{TunnelError, TunnelSettings};
-use crate::status::{PeerStatus, Published, PublishedPeer};
+use crate::status::{PeerStatus, Published, PublishedPeer, UnreachableNode};
 use crate::stream::PeerCounts;
 use crate::streams::Link;
 use crate::text::{address_text, ip_of, peer_from, peer_text, tcp_multiaddr, without_peer};
@@ -476,6 +476,7 @@ impl Driver {
             .filter(|(_, peer)| peer.parse::<PeerId>().is_ok())
             .map(|(node, peer)| (node.clone(), edgemesh_tunnel_proto::PeerId::new(peer.clone())))
             .collect();
+        self.dirty = true;
         self.state.handle(Input::Mesh { nodes, vouched }, Instant::now());
     }
 
@@ -519,6 +520,15 @@ impl Driver {
             peers: peers.collect(),
             listen: self.advertised.borrow().iter().map(ToString::to_string).collect(),
             relays: self.state.relays(),
+            unreachable: self
+                .state
+                .unreachable()
+                .map(|(node, reason)| UnreachableNode {
+                    node: node.to_string(),
+                    reason,
+                    words: reason.words(),
+                })
+                .collect(),
             conflicts: self.state.conflicts(),
         };
         self.shared.status.store(Arc::new(published));

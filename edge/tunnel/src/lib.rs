@@ -23,7 +23,7 @@ pub use driver::Tunnel;
 pub use handle::TunnelHandle;
 pub use key::KeyError;
 pub use settings::{RelayAddress, RelayAddressError, TunnelError, TunnelLimits, TunnelSettings};
-pub use status::{PeerStatus, RefusedCounts, TunnelStatus};
+pub use status::{PeerStatus, RefusedCounts, TunnelStatus, UnreachableNode};
 
 /// Reads a multicast DNS packet as the tunnel does; any bytes are safe. Tells whether it says anything to a mesh.
 pub fn check_mdns(bytes: &[u8]) -> bool {

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use edgemesh_tunnel_proto::{Conflict, RelayView};
+use edgemesh_tunnel_proto::{Conflict, RelayView, UnreachableReason};
 use serde::Serialize;
 
 use crate::inbound::Gate;
@@ -19,10 +19,23 @@ pub struct TunnelStatus {
     pub relays: Vec<RelayView>,
     /// Every connected peer.
     pub peers: Vec<PeerStatus>,
+    /// Nodes with endpoints that no connection leads to.
+    pub unreachable: Vec<UnreachableNode>,
     /// Nodes that two peers speak for.
     pub conflicts: Vec<Conflict>,
     /// What was refused since the start.
     pub refused: RefusedCounts,
+}
+
+/// A node that cannot be reached now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnreachableNode {
+    /// Its name.
+    pub node: String,
+    /// Why.
+    pub reason: UnreachableReason,
+    /// The same in words, with what to look at.
+    pub words: &'static str,
 }
 
 /// A connected peer.
@@ -75,6 +88,7 @@ pub(crate) struct Published {
     pub(crate) listen: Vec<String>,
     pub(crate) relays: Vec<RelayView>,
     pub(crate) peers: Vec<PublishedPeer>,
+    pub(crate) unreachable: Vec<UnreachableNode>,
     pub(crate) conflicts: Vec<Conflict>,
 }
 
@@ -92,6 +106,7 @@ impl Published {
             listen: self.listen.clone(),
             relays: self.relays.clone(),
             peers: self.peers.iter().map(PublishedPeer::now).collect(),
+            unreachable: self.unreachable.clone(),
             conflicts: self.conflicts.clone(),
             refused: RefusedCounts {
                 psk_mismatch: refused.psk_mismatch.load(Ordering::Relaxed),

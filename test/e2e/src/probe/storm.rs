@@ -1,5 +1,5 @@
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, bail};
@@ -14,7 +14,7 @@ const CLIENTS: usize = 16;
 const ATTEMPTS: usize = 3;
 
 pub(crate) fn tcp(address: SocketAddr, count: usize) -> Result<Value> {
-    each(count, |number| {
+    each(count, |number, _| {
         let mut stream = TcpStream::connect_timeout(&address, SILENCE)?;
         stream.set_read_timeout(Some(SILENCE))?;
         let sent = number.to_be_bytes();
@@ -29,7 +29,7 @@ pub(crate) fn tcp(address: SocketAddr, count: usize) -> Result<Value> {
 }
 
 pub(crate) fn udp(address: SocketAddr, count: usize) -> Result<Value> {
-    each(count, |number| {
+    each(count, |number, kept| {
         let socket = connected(address)?;
         socket.set_read_timeout(Some(SILENCE))?;
         let sent = number.to_be_bytes();
@@ -37,6 +37,8 @@ pub(crate) fn udp(address: SocketAddr, count: usize) -> Result<Value> {
         for _ in 0..ATTEMPTS {
             socket.send(&sent)?;
             if socket.recv(&mut echo).is_ok() && echo == sent {
+                // Open until the end: the same port again would be the same session.
+                kept.push(socket);
                 return Ok(());
             }
         }
@@ -45,20 +47,25 @@ pub(crate) fn udp(address: SocketAddr, count: usize) -> Result<Value> {
 }
 
 /// Does something `count` times, a few at once.
-fn each(count: usize, one: impl Fn(usize) -> Result<()> + Sync) -> Result<Value> {
+fn each(
+    count: usize,
+    one: impl Fn(usize, &mut Vec<UdpSocket>) -> Result<()> + Sync,
+) -> Result<Value> {
     let next = AtomicUsize::new(0);
-    let work = || -> Result<()> {
+    let work = || -> Result<Vec<UdpSocket>> {
+        let mut kept = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= count {
-                return Ok(());
+                return Ok(kept);
             }
-            one(number).with_context(|| format!("number {number}"))?;
+            one(number, &mut kept).with_context(|| format!("number {number}"))?;
         }
     };
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(work)).collect();
-        clients.into_iter().try_for_each(|client| client.join().unwrap_or_else(|_| bail!("a client panicked")))
+        let ended = clients.into_iter().map(|client| client.join().unwrap_or_else(|_| bail!("a client panicked")));
+        ended.collect::<Result<Vec<_>>>()
     })?;
     Ok(json!({ "done": count }))
 }
