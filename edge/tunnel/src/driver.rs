@@ -62,7 +62,7 @@ const MAX_WAITING: usize = 4096;
 /// A stream that waited this long shares the fate of an attempt that began before it came.
 const WAITED: Duration = Duration::from_secs(2);
 
-/// Remote addresses that were logged for failing handshakes.
+/// Remote addresses whose failed handshakes are counted.
 const MAX_COMPLAINTS: usize = 1024;
 
 /// The tunnel of a node.
@@ -129,7 +129,7 @@ impl Tunnel {
             interfaces: Interfaces::new(settings.skip_interfaces.clone()),
             meters,
             waiting: BTreeMap::new(),
-            complaints: HashSet::new(),
+            complaints: HashMap::new(),
             relays: settings.relays.iter().map(|relay| (relay.name(), relay.multiaddr())).collect(),
             settings,
             ran: now,
@@ -282,7 +282,7 @@ struct Driver {
     interfaces: Interfaces,
     meters: Meters,
     waiting: BTreeMap<Name, Vec<Waiter>>,
-    complaints: HashSet<IpAddr>,
+    complaints: HashMap<IpAddr, u32>,
     /// What the state calls the relays, with their addresses where no name must be looked up.
     relays: HashMap<String, Option<Multiaddr>>,
     /// When the state was last asked what time brings.

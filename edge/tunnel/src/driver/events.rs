@@ -107,6 +107,9 @@ impl Driver {
         let streams = &self.swarm.behaviour().streams;
         let (Some(link), counts) = (streams.link(connection).cloned(), streams.counts(peer)) else { return };
         let remote = endpoint.get_remote_address().clone();
+        if let Some(ip) = ip_of(&remote).filter(|ip| self.complaints.get(ip) == Some(&1)) {
+            self.complaints.remove(&ip);
+        }
         let meter = self.meters.of(&remote);
         let kind = self.kind(peer, endpoint, foreign);
         link.counts.set_path(kind.path());
@@ -178,12 +181,23 @@ impl Driver {
     }
 
     /// A handshake that failed before anything was authenticated: most often another pre-shared key. Told once per
-    /// address, as a port scanner or a health check looks the same.
+    /// address, as a port scanner or a health check looks the same. Two members that dial each other at one moment
+    /// can meet in one connection of which both believe to be the dialler; it fails alike, and they are connected a
+    /// moment later. So the first failure is no suspicion yet.
     fn refused(&mut self, from: &Multiaddr, error: &ListenError) {
         let ListenError::Transport(_) = error else { return };
         let Some(ip) = ip_of(from) else { return };
-        self.shared.gate.refused.psk_mismatch.fetch_add(1, Ordering::Relaxed);
-        if self.complaints.len() < MAX_COMPLAINTS && self.complaints.insert(ip) {
+        if self.complaints.len() >= MAX_COMPLAINTS && !self.complaints.contains_key(&ip) {
+            return;
+        }
+        let failures = self.complaints.entry(ip).or_default();
+        *failures += 1;
+        match *failures {
+            1 => return,
+            2 => self.shared.gate.refused.psk_mismatch.fetch_add(2, Ordering::Relaxed),
+            _ => self.shared.gate.refused.psk_mismatch.fetch_add(1, Ordering::Relaxed),
+        };
+        if *failures == 2 {
             tracing::warn!(%ip, reason = "psk_mismatch_suspected", "a peer failed the handshake");
         }
         self.dirty = true;
