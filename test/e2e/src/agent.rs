@@ -170,6 +170,12 @@ impl Footprint {
     }
 }
 
+/// What a status says of objects that cannot be acted on.
+pub fn findings(status: &Value) -> Vec<String> {
+    let findings = status["metadata"]["findings"].as_array().into_iter().flatten();
+    findings.map(|finding| finding.as_str().unwrap_or_default().to_owned()).collect()
+}
+
 fn is_applied(status: &Value) -> bool {
     let generation = &status["metadata"]["generation"];
     let applied = status["applied"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -180,13 +186,22 @@ fn is_applied(status: &Value) -> bool {
 impl Drop for Agent {
     fn drop(&mut self) {
         let exec = self.exec.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // The agent is told by the kernel when its parent ends.
-        drop(exec.kill());
+        // `exec` ends after the agent it waits for. Without an agent it is killed itself.
+        if exec.try_wait().is_ok_and(|ended| ended.is_none()) && netns::kill(self.pid, libc::SIGKILL).is_err()
+        {
+            drop(exec.kill());
+        }
         drop(exec.wait());
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         if std::thread::panicking() {
-            let (access, own): (Vec<&str>, Vec<&str>) = log.lines().partition(|line| line.contains("::access: "));
-            eprintln!("--- log of {}, the end of {} lines and {} access lines", self.node, own.len(), access.len());
+            let (access, own): (Vec<&str>, Vec<&str>) =
+                log.lines().partition(|line| line.contains("::access: "));
+            eprintln!(
+                "--- log of {}, the end of {} lines and {} access lines",
+                self.node,
+                own.len(),
+                access.len()
+            );
             for (lines, shown) in [own, access].iter().zip(SHOWN) {
                 eprintln!("{}", lines[lines.len().saturating_sub(shown)..].join("\n"));
             }

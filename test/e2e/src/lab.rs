@@ -1,9 +1,9 @@
 //! A laboratory for one test.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -84,6 +84,12 @@ impl Lab {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
     }
 
+    /// The word a probe has for what became of its connection or datagram.
+    pub fn outcome(&self, host: &str, words: &[&str]) -> String {
+        let answer = self.probe(host, words);
+        answer["outcome"].as_str().unwrap_or_else(|| panic!("{words:?}: {answer}")).to_owned()
+    }
+
     /// Runs `edgemesh-workload` in a node or pod; it answers in JSON.
     pub fn workload(&self, host: &str, words: &[&str]) -> Value {
         let workload = program("edgemesh-workload").display().to_string();
@@ -102,9 +108,10 @@ impl Lab {
     pub fn background(&self, host: &str, words: &[&str]) -> Background {
         let mut command = self.probe_command(host, words);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the probe starts");
+        let mut said = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("the probe's word");
-        let background = Background(child);
+        said.read_line(&mut line).expect("the probe's word");
+        let background = Background { child, said };
         assert_eq!(line.trim(), "ready", "{words:?} on {host}");
         background
     }
@@ -117,7 +124,9 @@ impl Lab {
             let listens = |port: &u16| {
                 let local = format!(":{port:04X} ");
                 // States of net/tcp_states.h: a TCP listener is 0A, an unconnected UDP socket 07.
-                sockets.lines().any(|line| line.contains(&local) && (line.contains(" 0A ") || line.contains(" 07 ")))
+                sockets
+                    .lines()
+                    .any(|line| line.contains(&local) && (line.contains(" 0A ") || line.contains(" 07 ")))
             };
             ports.iter().all(listens).then_some(())
         });
@@ -196,13 +205,27 @@ impl Drop for Lab {
     }
 }
 
-/// A probe that serves, until it is dropped.
-pub struct Background(Child);
+/// A probe that goes on until it is dropped.
+pub struct Background {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Background {
+    /// Waits for its end; returns what it said after it was ready.
+    pub fn end(mut self) -> Value {
+        let status = eventually("the probe's end", || self.child.try_wait().expect("the child is ours"));
+        let mut text = String::new();
+        self.said.read_to_string(&mut text).expect("a pipe whose writer ended");
+        assert!(status.success(), "{status}: {text}");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
 
 impl Drop for Background {
     fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 

@@ -27,7 +27,8 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// A program of this workspace, beside the test's own (`target/PROFILE/deps/TEST` and `target/PROFILE/NAME`).
 pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a process knows its program");
-    let folder = own.parent().and_then(|deps| deps.parent()).expect("cargo puts tests into target/PROFILE/deps");
+    let folder =
+        own.parent().and_then(|deps| deps.parent()).expect("cargo puts tests into target/PROFILE/deps");
     let path = folder.join(name);
     assert!(
         path.exists(),
@@ -40,12 +41,17 @@ pub fn program(name: &str) -> PathBuf {
 /// Whether a program of the system can be run; a test that needs it says [`skipped`] otherwise.
 pub fn installed(name: &str) -> bool {
     let folders = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&folders).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(name).exists())
+    std::env::split_paths(&folders)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(name).exists())
 }
 
 /// Says on the terminal that a test did not run; the test runner would swallow `eprintln!`.
 pub fn skipped(what: &str, missing: &str) {
-    drop(writeln!(std::io::stderr(), "SKIPPED {what}: {missing} is not installed (`cargo xtask test` installs it)"));
+    drop(writeln!(
+        std::io::stderr(),
+        "SKIPPED {what}: {missing} is not installed (`cargo xtask test` installs it)"
+    ));
 }
 
 /// Runs a command to its end, or kills it after [`PATIENCE`] and fails.

@@ -37,18 +37,18 @@ fn a_peer_without_the_key_stays_outside() {
     let count = || member.status()["tunnel"]["refused"]["psk_mismatch"].as_u64().expect("a count");
     assert_eq!(count(), 0);
     let stranger = ["--psk-file", &other, "--no-mdns", "--relay", "10.1.0.11:20006"];
-    for attempt in 1..=3 {
-        let seen = count();
-        let mut agent = lab.agent("n3", &stranger);
-        eventually("a refused handshake", || (count() > seen).then_some(()));
-        if attempt == 1 {
-            agent.until("the reason", |status| {
-                status["tunnel"]["relays"][0]["reason"].as_str().is_some_and(|reason| reason.contains("psk"))
-            });
-        }
-        assert_eq!(agent.status()["tunnel"]["peers"], serde_json::json!([]));
-        agent.kill();
+    let agent = lab.agent("n3", &stranger);
+    agent.until("the reason", |status| {
+        status["tunnel"]["relays"][0]["reason"].as_str().is_some_and(|reason| reason.contains("psk"))
+    });
+    assert_eq!(agent.status()["tunnel"]["peers"], serde_json::json!([]));
+    drop(agent);
+    // What was encrypted with another key is noise, and only sometimes looks like a message that goes on; this never
+    // does, so that nobody waits for the rest.
+    for _ in 0..5 {
+        lab.probe("n3", &["noise", "10.1.0.11:20006"]);
     }
+    eventually("refused handshakes", || (count() >= 6).then_some(()));
     assert_eq!(member.status()["tunnel"]["peers"], serde_json::json!([]));
     assert_eq!(member.logged(&["WARN", "psk_mismatch_suspected"]), 1, "told once");
 }
@@ -80,11 +80,16 @@ fn a_peer_gets_ready_endpoints_of_the_node_and_nothing_else() {
         // The same pod's port behind an address that only looks like another one.
         format!("[::ffff:{v4_pod}]:22"),
     ];
-    let admitted =
-        [format!("{v4_pod}:8080"), format!("[{v6_pod}]:8080"), format!("udp:{v4_pod}:8085"), format!("{v4_pod}:8081")];
+    let admitted = [
+        format!("{v4_pod}:8080"),
+        format!("[{v6_pod}]:8080"),
+        format!("udp:{v4_pod}:8085"),
+        format!("{v4_pod}:8081"),
+    ];
     let state = lab.state("n3");
     std::fs::create_dir_all(&state).expect("the laboratory's folder is ours");
-    let (psk, state, times) = (lab.psk().display().to_string(), state.display().to_string(), TIMES.to_string());
+    let (psk, state, times) =
+        (lab.psk().display().to_string(), state.display().to_string(), TIMES.to_string());
     let mut words = vec!["rogue", "n1", &psk, &state, &times];
     words.extend(refused.iter().chain(&admitted).map(String::as_str));
     let answers = lab.probe("n3", &words);
@@ -112,7 +117,8 @@ fn readiness_decides_at_the_time_of_asking() {
     let state = lab.state("n3");
     std::fs::create_dir_all(&state).expect("the laboratory's folder is ours");
     let (psk, state) = (lab.psk().display().to_string(), state.display().to_string());
-    let ask = || lab.probe("n3", &["rogue", "n1", &psk, &state, "1", "172.17.0.3:8080"])["172.17.0.3:8080"].clone();
+    let ask =
+        || lab.probe("n3", &["rogue", "n1", &psk, &state, "1", "172.17.0.3:8080"])["172.17.0.3:8080"].clone();
     let replace = |text: &str| {
         let new = file.with_extension("new");
         std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file)).expect("an atomic change");

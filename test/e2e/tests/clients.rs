@@ -39,7 +39,9 @@ fn curl() {
     let agent = lab.agent("n1", &[]);
     let _other = lab.agent("n2", &[]);
     agent.until_path("n2");
-    let curl = |words: &[&str]| lab.exec("c1", &[&["curl", "--silent", "--show-error", "--max-time", "10"], words].concat());
+    let curl = |words: &[&str]| {
+        lab.exec("c1", &[&["curl", "--silent", "--show-error", "--max-time", "10"], words].concat())
+    };
     for (service, pod) in [("near", "s1\n"), ("far", "s2\n")] {
         let url = format!("http://{service}/");
         assert_eq!(curl(&[&url]), pod);
@@ -56,7 +58,8 @@ fn curl() {
 /// `dig` in a pod; its answer section by type, and the status.
 fn dig(lab: &Lab, words: &[&str]) -> (String, Vec<String>, String) {
     let text = lab.exec("c1", &[&["dig", "+tries=1", "+time=5", "+nosearch"], words].concat());
-    let status = text.split("status: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default().to_owned();
+    let status =
+        text.split("status: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default().to_owned();
     let answers = text.lines().skip_while(|line| !line.contains("ANSWER SECTION")).skip(1);
     let mut answers: Vec<String> = answers
         .take_while(|line| !line.is_empty())
@@ -68,7 +71,11 @@ fn dig(lab: &Lab, words: &[&str]) -> (String, Vec<String>, String) {
 
 fn check_dig(lab: &Lab, words: &[&str], status: &str, expected: &[&str]) {
     let (found, answers, text) = dig(lab, words);
-    assert_eq!((found.as_str(), answers.iter().map(String::as_str).collect::<Vec<_>>()), (status, expected.to_vec()), "{words:?}: {text}");
+    assert_eq!(
+        (found.as_str(), answers.iter().map(String::as_str).collect::<Vec<_>>()),
+        (status, expected.to_vec()),
+        "{words:?}: {text}"
+    );
 }
 
 #[test]
@@ -109,7 +116,8 @@ fn dig_sees_the_kubernetes_dns_specification() {
     // From the node itself, and at the IPv6 address.
     let text = lab.exec("n1", &["dig", "+short", "@169.254.96.16", "near.default.svc.cluster.local"]);
     assert_eq!(text, "10.96.0.11\n");
-    let text = lab.exec("n1", &["dig", "+short", "@fe80::a9fe:6010%edgemesh0", "near.default.svc.cluster.local"]);
+    let text =
+        lab.exec("n1", &["dig", "+short", "@fe80::a9fe:6010%edgemesh0", "near.default.svc.cluster.local"]);
     assert_eq!(text, "10.96.0.11\n");
 }
 
@@ -177,9 +185,13 @@ fn iperf3() {
     let _other = lab.agent("n2", &[]);
     agent.until_path("n2");
     let iperf = |words: &[&str]| -> Value {
-        let output = output(&mut lab.command("c1", &[&["iperf3", "--json", "--time", "1", "--connect-timeout", "5000"], words].concat()));
+        let output = output(&mut lab.command(
+            "c1",
+            &[&["iperf3", "--json", "--time", "1", "--connect-timeout", "5000"], words].concat(),
+        ));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let value: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"));
+        let value: Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"));
         assert!(value["error"].is_null(), "{words:?}: {}", value["error"]);
         value
     };
@@ -187,7 +199,9 @@ fn iperf3() {
         for reverse in [&[][..], &["--reverse"]] {
             let tcp = iperf(&[&["--client", name], reverse].concat());
             assert!(tcp["end"]["sum_received"]["bytes"].as_u64() > Some(0), "{tcp:#}");
-            let udp = iperf(&[&["--client", name, "--udp", "--bitrate", "5M", "--length", "1200"], reverse].concat());
+            let udp = iperf(
+                &[&["--client", name, "--udp", "--bitrate", "5M", "--length", "1200"], reverse].concat(),
+            );
             let sum = &udp["end"]["sum"];
             assert!(sum["packets"].as_u64() > Some(0), "{sum:#}");
             // 5 Mbit/s are 520 packets a second; a mesh that loses one in fifty of so few is not one to ship.

@@ -7,11 +7,12 @@ use serde_json::Value;
 
 #[test]
 fn every_row_of_the_demo_is_ok() {
-    let output = Command::new(program("edgemesh")).args(["lab", "demo", "--json"]).output().expect("the demo starts");
+    let output =
+        Command::new(program("edgemesh")).args(["lab", "demo", "--json"]).output().expect("the demo starts");
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    let table: Value =
-        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{}: {error}\n{said}{errors}", output.status));
+    let table: Value = serde_json::from_str(&said)
+        .unwrap_or_else(|error| panic!("{}: {error}\n{said}{errors}", output.status));
     let rows = table["rows"].as_array().map(Vec::as_slice).unwrap_or_default();
     let failed: Vec<&Value> = rows.iter().filter(|row| row["ok"] != true).collect();
     for row in rows {

@@ -27,7 +27,9 @@ fn storm(lab: &Lab) {
 fn at_rest(agent: &Agent, descriptors: usize) -> Footprint {
     agent.until("rest", |status| {
         let peers = status["tunnel"]["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let streams = |peer: &Value| peer["streams_in"].as_u64().unwrap_or(0) + peer["streams_out"].as_u64().unwrap_or(0);
+        let streams = |peer: &Value| {
+            peer["streams_in"].as_u64().unwrap_or(0) + peer["streams_out"].as_u64().unwrap_or(0)
+        };
         status["connections"]["open_tcp"] == 0
             && status["connections"]["open_udp"] == 0
             && peers.iter().all(|peer| streams(peer) == 0)
@@ -55,10 +57,16 @@ fn assert_not_tracked(lab: &Lab, node: &str) {
         return skipped("connection tracking", "conntrack");
     }
     for family in ["ipv4", "ipv6"] {
-        let tracked = lab.exec(node, &["sh", "-c", &format!("conntrack --dump --family {family} 2>/dev/null")]);
+        let tracked =
+            lab.exec(node, &["sh", "-c", &format!("conntrack --dump --family {family} 2>/dev/null")]);
         let ours: Vec<&str> =
             tracked.lines().filter(|line| line.contains("=10.96.0.") || line.contains("=fd96::")).collect();
-        assert!(ours.is_empty(), "{node} tracks {} connections to frontends: {:#?}", ours.len(), ours.first());
+        assert!(
+            ours.is_empty(),
+            "{node} tracks {} connections to frontends: {:#?}",
+            ours.len(),
+            ours.first()
+        );
     }
 }
 
@@ -83,7 +91,12 @@ fn ten_thousand_connections_and_a_thousand_sessions_leave_nothing() {
     for (number, node) in ["n1", "n2"].into_iter().enumerate() {
         let (start, before, after) = (start[number], before[number], after[number]);
         eprintln!("{node}: at start {start:?}, after the first round {before:?}, after the second {after:?}");
-        assert!(after.threads <= before.threads, "threads of {node}: {} -> {}", before.threads, after.threads);
+        assert!(
+            after.threads <= before.threads,
+            "threads of {node}: {} -> {}",
+            before.threads,
+            after.threads
+        );
         let grown = after.anon_kib.saturating_sub(before.anon_kib);
         assert!(grown <= TOLERANCE_KIB, "memory of {node}: {} -> {} KiB", before.anon_kib, after.anon_kib);
     }

@@ -4,17 +4,9 @@
 use std::path::Path;
 
 use edgemesh_e2e::{
-    FAR, Lab, NEAR, NOBODY, ODD_FAR, ODD_NEAR, TWO_NODES, eventually, installed, service, services, site, skipped, v4, v6,
+    FAR, Lab, NEAR, NOBODY, ODD_FAR, ODD_NEAR, TWO_NODES, eventually, findings, installed, service, services,
+    site, skipped, v4, v6,
 };
-use serde_json::Value;
-
-fn outcome(lab: &Lab, host: &str, words: &[&str]) -> String {
-    lab.probe(host, words)["outcome"].as_str().expect("a word").to_owned()
-}
-
-fn findings(status: &Value) -> Vec<&str> {
-    status["metadata"]["findings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
-}
 
 /// kubeedge/edgemesh#567: after some hundred UDP sessions no stream could be opened any more.
 #[test]
@@ -25,7 +17,7 @@ fn em_567_udp_goes_on_after_hundreds_of_sessions() {
     near.until_path("n2");
     for frontend in [v4(FAR, 85), v6(FAR, 85)] {
         lab.probe("c1", &["udp-storm", &frontend, "600"]);
-        assert_eq!(outcome(&lab, "c1", &["udp", &frontend]), "answered", "{frontend}");
+        assert_eq!(lab.outcome("c1", &["udp", &frontend]), "answered", "{frontend}");
     }
     let status = near.status();
     assert_eq!(status["connections"]["unserved"], 0, "{status:#}");
@@ -53,17 +45,20 @@ spec:
     let lab = Lab::up("em-463", &site(TWO_NODES), &[("services.yaml", &manifests), ("istio.yaml", FOREIGN)]);
     lab.until_listening("s1", &[8080]);
     let mut agent = lab.agent("n1", &[]);
-    assert_eq!(outcome(&lab, "c1", &["tcp", &v4(NEAR, 80)]), "connected");
+    assert_eq!(lab.outcome("c1", &["tcp", &v4(NEAR, 80)]), "connected");
     let status = agent.status();
-    let told = |name: &str, word: &str| findings(&status).iter().any(|line| line.contains(name) && line.contains(word));
+    let told = |name: &str, word: &str| {
+        findings(&status).iter().any(|line| line.contains(name) && line.contains(word))
+    };
     assert!(told("near", "PASSTHROUGH"), "{:#}", status["metadata"]);
     // Changing and deleting them is where the policy map of Go EdgeMesh was empty.
     let file = lab.manifests().join("istio.yaml");
     std::fs::write(&file, FOREIGN.replace("PASSTHROUGH", "LEAST_CONN")).expect("a manifest");
-    agent.until("another finding", |status| !findings(status).iter().any(|line| line.contains("PASSTHROUGH")));
+    agent
+        .until("another finding", |status| !findings(status).iter().any(|line| line.contains("PASSTHROUGH")));
     std::fs::remove_file(&file).expect("a manifest");
     agent.until("no finding", |status| !findings(status).iter().any(|line| line.contains("near")));
-    assert_eq!(outcome(&lab, "c1", &["tcp", &v4(NEAR, 80)]), "connected");
+    assert_eq!(lab.outcome("c1", &["tcp", &v4(NEAR, 80)]), "connected");
     assert!(agent.terminate().success());
 }
 
@@ -84,7 +79,7 @@ fn em_443_two_nodes_with_one_name_are_named() {
     let alarms = status["alarms"].to_string();
     let refused = second.status()["tunnel"]["peer_id"].as_str().expect("an identity").to_owned();
     assert!(alarms.contains("two peers speak for node n2") && alarms.contains(&refused), "{alarms}");
-    assert_eq!(outcome(&lab, "c1", &["tcp", &v4(FAR, 80)]), "connected", "the first one goes on");
+    assert_eq!(lab.outcome("c1", &["tcp", &v4(FAR, 80)]), "connected", "the first one goes on");
 }
 
 /// kubeedge/edgemesh#241, #93, #31: kinds that are not installed gave errors without end.
@@ -94,10 +89,11 @@ fn em_241_missing_kinds_are_no_trouble() {
     let lab = Lab::up("em-241", &site(TWO_NODES), &[("services.yaml", &only)]);
     lab.until_listening("s1", &[8080]);
     let agent = lab.agent("n1", &[]);
-    assert_eq!(outcome(&lab, "c1", &["tcp", &v4(NEAR, 80)]), "connected");
+    assert_eq!(lab.outcome("c1", &["tcp", &v4(NEAR, 80)]), "connected");
     assert_eq!(findings(&agent.status()), Vec::<&str>::new());
     // A node without a name server is worth one line, and the only one.
-    let warnings: Vec<String> = agent.log().lines().filter(|line| line.contains(" WARN ")).map(Into::into).collect();
+    let warnings: Vec<String> =
+        agent.log().lines().filter(|line| line.contains(" WARN ")).map(Into::into).collect();
     assert!(warnings.len() <= 1 && warnings.iter().all(|line| line.contains("upstream")), "{warnings:#?}");
 }
 
@@ -108,13 +104,13 @@ fn ke_2845_a_service_without_endpoints_refuses_at_once() {
     let _agent = lab.agent("n1", &[]);
     for host in ["c1", "n1"] {
         for (tcp, udp) in [(v4(NOBODY, 80), v4(NOBODY, 85)), (v6(NOBODY, 80), v6(NOBODY, 85))] {
-            assert_eq!(outcome(&lab, host, &["tcp", &tcp]), "refused", "{tcp} from {host}");
-            assert_eq!(outcome(&lab, host, &["udp", &udp]), "refused", "{udp} from {host}");
+            assert_eq!(lab.outcome(host, &["tcp", &tcp]), "refused", "{tcp} from {host}");
+            assert_eq!(lab.outcome(host, &["udp", &udp]), "refused", "{udp} from {host}");
         }
         // A port that the Service has not.
         for (tcp, udp) in [(v4(NEAR, 7), v4(NEAR, 7)), (v6(NEAR, 7), v6(NEAR, 7))] {
-            assert_eq!(outcome(&lab, host, &["tcp", &tcp]), "refused", "{tcp} from {host}");
-            assert_eq!(outcome(&lab, host, &["udp", &udp]), "refused", "{udp} from {host}");
+            assert_eq!(lab.outcome(host, &["tcp", &tcp]), "refused", "{tcp} from {host}");
+            assert_eq!(lab.outcome(host, &["udp", &udp]), "refused", "{udp} from {host}");
         }
     }
     if !installed("curl") {
@@ -139,12 +135,74 @@ fn ke_2845_endpoints_that_go_and_come() {
         let new = Path::new(&file).with_extension("new");
         std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file)).expect("an atomic change");
     };
-    assert_eq!(outcome(&lab, "c1", &["tcp", &frontend]), "connected");
+    assert_eq!(lab.outcome("c1", &["tcp", &frontend]), "connected");
     replace(&text.replace("\"True\"", "\"False\""));
-    eventually("a refusal", || (outcome(&lab, "c1", &["tcp", &frontend]) == "refused").then_some(()));
+    eventually("a refusal", || (lab.outcome("c1", &["tcp", &frontend]) == "refused").then_some(()));
     replace(&text);
-    eventually("a connection", || (outcome(&lab, "c1", &["tcp", &frontend]) == "connected").then_some(()));
+    eventually("a connection", || (lab.outcome("c1", &["tcp", &frontend]) == "connected").then_some(()));
     agent.until_ready();
+}
+
+/// kubeedge/edgemesh#286, #426, #173: rules of kube-proxy came first, or ours came in its way.
+#[test]
+fn em_286_rules_of_kube_proxy_do_not_matter() {
+    // As kube-proxy's: the virtual address is translated to an endpoint that this node cannot reach.
+    const KUBE_PROXY: &str = "
+table inet kube-proxy {
+	map services4 { type ipv4_addr . inet_service : ipv4_addr; elements = { 10.96.0.11 . 80 : 192.0.2.1 } }
+	map services6 { type ipv6_addr . inet_service : ipv6_addr; elements = { fd96::11 . 80 : 2001:db8::dead } }
+	chain nat { dnat ip to ip daddr . tcp dport map @services4; dnat ip6 to ip6 daddr . tcp dport map @services6; }
+	chain prerouting { type nat hook prerouting priority -100; jump nat; }
+	chain output { type nat hook output priority -100; jump nat; }
+	chain refuse { type filter hook output priority filter; ip daddr 192.0.2.1 reject; ip6 daddr 2001:db8::dead reject; }
+	chain forward { type filter hook forward priority filter; ip daddr 192.0.2.1 reject; ip6 daddr 2001:db8::dead reject; }
+}
+";
+    if !installed("nft") {
+        return skipped("em_286", "nft");
+    }
+    let lab = Lab::two_nodes("em-286");
+    lab.exec("n1", &["nft", KUBE_PROXY]);
+    for host in ["c1", "n1"] {
+        assert_ne!(
+            lab.outcome(host, &["tcp", &v4(NEAR, 80)]),
+            "connected",
+            "the rules work without an agent"
+        );
+    }
+    // Before and after the agent's, as either may come first.
+    let agent = lab.agent("n1", &[]);
+    let check = |when: &str| {
+        for (host, frontend) in
+            ["c1", "n1"].into_iter().flat_map(|host| [(host, v4(NEAR, 80)), (host, v6(NEAR, 80))])
+        {
+            assert_eq!(lab.outcome(host, &["tcp", &frontend]), "connected", "{frontend} from {host}, {when}");
+        }
+    };
+    check("installed before");
+    lab.exec("n1", &["nft", &format!("delete table inet kube-proxy; {KUBE_PROXY}")]);
+    check("installed after");
+    drop(agent);
+}
+
+/// kubeedge/kubeedge#3763, #3942: a node gets another address; Go EdgeMesh listens at those of its start.
+#[test]
+fn ke_3763_a_node_gets_another_address() {
+    let lab = Lab::two_nodes("ke-3763");
+    let near = lab.agent("n1", &[]);
+    let _far = lab.agent("n2", &[]);
+    near.until_path("n2");
+    assert_eq!(lab.outcome("c1", &["tcp", &v4(FAR, 80)]), "connected");
+    let script = "ip addr flush dev eth0 && ip addr add 10.1.0.22/24 dev eth0 && ip addr add fd00:1::22/64 dev eth0 nodad";
+    lab.exec("n2", &["sh", "-c", script]);
+    near.until("the new address", |status| {
+        let peers = status["tunnel"]["peers"].as_array();
+        peers.into_iter().flatten().any(|peer| {
+            let address = peer["address"].as_str().unwrap_or_default();
+            peer["node"] == "n2" && (address.contains("10.1.0.22") || address.contains("fd00:1::22"))
+        })
+    });
+    assert_eq!(lab.outcome("c1", &["tcp", &v4(FAR, 80)]), "connected");
 }
 
 /// Go EdgeMesh closes both directions when one ends.
@@ -181,11 +239,12 @@ fn go_c14_slow_udp_replies_arrive() {
 fn go_p9_a_dead_relay_delays_nothing() {
     let lab = Lab::two_nodes("go-p9");
     // Nobody has the first address, nobody listens at the second, and no name server knows the third.
-    let relays = ["--relay", "203.0.113.99:20006", "--relay", "10.1.0.12:20006", "--relay", "relay.invalid:20006"];
+    let relays =
+        ["--relay", "203.0.113.99:20006", "--relay", "10.1.0.12:20006", "--relay", "relay.invalid:20006"];
     let agent = lab.agent("n1", &relays);
     let status = agent.status();
     let waiting = status["tunnel"]["relays"].as_array().expect("relays").clone();
-    assert_eq!(outcome(&lab, "c1", &["tcp", &v4(NEAR, 80)]), "connected");
+    assert_eq!(lab.outcome("c1", &["tcp", &v4(NEAR, 80)]), "connected");
     assert_eq!(waiting.len(), 3, "{waiting:#?}");
     assert_eq!(agent.logged(&["agent serves"]), 1);
     // The reasons come later, in words.

@@ -68,6 +68,7 @@ pub(crate) fn run(args: &Args, stage: &str) -> Result<ExitCode, LabError> {
         } else {
             demo.stage_relayed()?;
         }
+        demo.row("logs", "no ERROR", Demo::quiet)?;
     }
     let failed = demo.failed;
     let logs = lab.folder().join("logs");
@@ -123,6 +124,20 @@ impl Demo<'_> {
         }
         self.spread()?;
         self.outage()
+    }
+
+    /// An agent that logs an ERROR has met something it was not built for.
+    fn quiet(&self) -> Seen {
+        let logs = self.lab.folder().join("logs");
+        for entry in std::fs::read_dir(&logs).map_err(|error| error.to_string())?.flatten() {
+            let text = std::fs::read_to_string(entry.path()).map_err(|error| error.to_string())?;
+            if let Some(line) =
+                text.lines().find(|line| line.contains(" ERROR ") || line.contains("panicked at"))
+            {
+                return Err(format!("{}: {line}", entry.file_name().to_string_lossy()));
+            }
+        }
+        Ok(Row::default())
     }
 
     /// Routers whose mapping depends on the destination cannot be punched: the circuit stays.

@@ -18,6 +18,9 @@ edgemesh-e2e-probe hold ADDR                                bind TCP and UDP the
 edgemesh-e2e-probe tcp ADDR                                 connect: connected, refused or silent
 edgemesh-e2e-probe udp ADDR [TIMEOUT_MS]                    one datagram: answered, refused or silent
 edgemesh-e2e-probe half-close ADDR BYTES                    send, close one direction, read what comes
+edgemesh-e2e-probe noise ADDR                               send what is no handshake, and end
+edgemesh-e2e-probe tcp-held ADDR                            say ready over an echo, wait for the other side's end
+edgemesh-e2e-probe udp-held ADDR                            say ready, send on until echoes have stopped and come again
 edgemesh-e2e-probe tcp-storm ADDR COUNT                     connections to an echo, opened and closed
 edgemesh-e2e-probe udp-storm ADDR COUNT                     UDP sessions with an echo, a socket each
 edgemesh-e2e-probe rogue NODE PSK STATE TIMES ADDR...       ask a node's agent for backends (udp:ADDR for UDP)
@@ -41,8 +44,13 @@ fn run(words: &[&str]) -> Result<Value> {
         ["hold", address] => serve::hold(parse(address)?),
         ["tcp", address] => talk::tcp(parse(address)?),
         ["udp", address] => talk::udp(parse(address)?, talk::SILENCE),
-        ["udp", address, timeout] => talk::udp(parse(address)?, std::time::Duration::from_millis(timeout.parse()?)),
+        ["udp", address, timeout] => {
+            talk::udp(parse(address)?, std::time::Duration::from_millis(timeout.parse()?))
+        }
         ["half-close", address, bytes] => talk::half_close(parse(address)?, bytes.parse()?),
+        ["noise", address] => talk::noise(parse(address)?),
+        ["tcp-held", address] => talk::tcp_held(parse(address)?),
+        ["udp-held", address] => talk::udp_held(parse(address)?),
         ["tcp-storm", address, count] => storm::tcp(parse(address)?, count.parse()?),
         ["udp-storm", address, count] => storm::udp(parse(address)?, count.parse()?),
         ["rogue", node, psk, state, times, ref backends @ ..] => {

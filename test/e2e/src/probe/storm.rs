@@ -47,10 +47,7 @@ pub(crate) fn udp(address: SocketAddr, count: usize) -> Result<Value> {
 }
 
 /// Does something `count` times, a few at once.
-fn each(
-    count: usize,
-    one: impl Fn(usize, &mut Vec<UdpSocket>) -> Result<()> + Sync,
-) -> Result<Value> {
+fn each(count: usize, one: impl Fn(usize, &mut Vec<UdpSocket>) -> Result<()> + Sync) -> Result<Value> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<UdpSocket>> {
         let mut kept = Vec::new();
@@ -64,7 +61,8 @@ fn each(
     };
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(work)).collect();
-        let ended = clients.into_iter().map(|client| client.join().unwrap_or_else(|_| bail!("a client panicked")));
+        let ended =
+            clients.into_iter().map(|client| client.join().unwrap_or_else(|_| bail!("a client panicked")));
         ended.collect::<Result<Vec<_>>>()
     })?;
     Ok(json!({ "done": count }))
