@@ -91,12 +91,9 @@ fn ten_thousand_connections_and_a_thousand_sessions_leave_nothing() {
     for (number, node) in ["n1", "n2"].into_iter().enumerate() {
         let (start, before, after) = (start[number], before[number], after[number]);
         eprintln!("{node}: at start {start:?}, after the first round {before:?}, after the second {after:?}");
-        assert!(
-            after.threads <= before.threads,
-            "threads of {node}: {} -> {}",
-            before.threads,
-            after.threads
-        );
+        // Those for blocking work come with it and go after ten idle seconds, so that there are fewer at times.
+        let threads = start.threads.max(before.threads);
+        assert!(after.threads <= threads, "threads of {node}: {threads} -> {}", after.threads);
         let grown = after.anon_kib.saturating_sub(before.anon_kib);
         assert!(grown <= TOLERANCE_KIB, "memory of {node}: {} -> {} KiB", before.anon_kib, after.anon_kib);
     }
