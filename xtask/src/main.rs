@@ -64,7 +64,7 @@ fn test(rest: &[String]) -> Result<()> {
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
     }
     cargo(&["build", "--locked", "--package", "edgemesh", "--package", "edgemesh-workload"])?;
-    cargo(&["test", "--workspace", "--locked"])?;
+    cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])?;
     setup::as_ordinary_user(&setup::target_dir())
 }
 

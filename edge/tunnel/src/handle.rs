@@ -115,7 +115,7 @@ impl TunnelHandle {
         let mut stream = self.stream(node).await?;
         let path = stream.path();
         let exchange = async {
-            // One write: header and first payload bytes leave in one frame, with the protocol negotiation before it.
+            // One write, so that header and first payload bytes leave in one frame of the multiplexer.
             let mut flight = header;
             flight.extend_from_slice(&first);
             stream.write_all(&flight).await?;

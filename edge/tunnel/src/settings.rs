@@ -64,10 +64,12 @@ impl TunnelSettings {
 /// Bounds of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TunnelLimits {
-    /// Streams that peers may have open to this node. At the default of 4096 and 64 KiB of copy buffers each they
-    /// may hold 256 MiB if all are full at once; the proxy's own bound is lower on small nodes.
+    /// Streams that peers may have open to this node. Idle ones cost about 4 KiB each; the copy buffers of busy ones are
+    /// shared by a thread's streams.
     pub inbound_streams: u32,
-    /// Streams that one peer may have open to this node.
+    /// Streams that one peer may have open to this node: the proxy's default bounds of TCP connections and UDP
+    /// sessions of one node fit, so that the sender's own eviction of idle sessions comes first. (Go EdgeMesh refuses a
+    /// peer's streams past 256 to 640 of them: kubeedge/edgemesh#567.)
     pub inbound_streams_per_peer: u32,
     /// Connections in all. A relay keeps one for every node of the cluster.
     pub connections: u32,
@@ -80,8 +82,8 @@ pub struct TunnelLimits {
 impl Default for TunnelLimits {
     fn default() -> Self {
         Self {
-            inbound_streams: 4096,
-            inbound_streams_per_peer: 1024,
+            inbound_streams: 32_768,
+            inbound_streams_per_peer: 16_384,
             connections: 8192,
             relay_circuits: 4096,
             relay_circuits_per_peer: 256,

@@ -156,7 +156,11 @@ impl Lab {
         let state = self.state(node);
         std::fs::create_dir_all(&state).expect("the laboratory's folder is ours");
         let mut command = self.command(node, &[&text(program("edgemesh")), "agent", "--node-name", node]);
-        command.args(["--manifests", &text(self.manifests()), "--psk-file", &text(self.psk())]);
+        // A relay that is given manifests is an ordinary node besides.
+        if !flags.windows(2).any(|pair| pair == ["--role", "relay"]) {
+            command.args(["--manifests", &text(self.manifests())]);
+        }
+        command.args(["--psk-file", &text(self.psk())]);
         command.args(["--admin-socket", &text(self.admin(node)), "--state-dir", &text(state)]);
         command.args(flags);
         command

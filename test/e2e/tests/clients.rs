@@ -102,6 +102,8 @@ fn dig_sees_the_kubernetes_dns_specification() {
         // NODATA: the name is there, the type is not.
         check(&["near.default.svc.cluster.local", "MX"], "NOERROR", &[]);
         check(&["nothing.default.svc.cluster.local", "A"], "NXDOMAIN", &[]);
+        // Nobody can be asked: a failure, and not a wait.
+        check(&["www.example.org", "A"], "SERVFAIL", &[]);
         // The target is outside, and there is no name server to ask for it.
         let (_, answers, text) = dig(&lab, &[transport, "outside.default.svc.cluster.local", "CNAME"]);
         assert_eq!(answers, ["CNAME www.example.org."], "{text}");

@@ -45,7 +45,7 @@ fn at_start(agent: &Agent) -> Footprint {
 
 /// Rules, routes and addresses; connection tracking of virtual addresses too where it can be listed.
 fn kernel(lab: &Lab, node: &str) -> String {
-    let mut script = "ip route show table all; ip -6 route show table all; ip addr".to_owned();
+    let mut script = "ip route show table all; ip -6 route show table all; ip -oneline address".to_owned();
     if installed("nft") {
         script += "; nft --stateless list ruleset";
     }

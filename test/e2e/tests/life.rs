@@ -125,3 +125,17 @@ fn past_the_bound_connections_are_refused_and_counted() {
     agent.until("rest", |status| status["connections"]["open_tcp"] == 0);
     assert_eq!(lab.probe("c1", &["tcp-storm", &frontend, "1"])["done"], 1);
 }
+
+/// A client that asks from a new port each time, as resolvers do, never fills the table for others.
+#[test]
+fn past_the_bound_the_oldest_udp_session_makes_room() {
+    let lab = Lab::two_nodes("udp-bounds");
+    let near = lab.agent("n1", &["--max-udp-sessions", "100"]);
+    let _far = lab.agent("n2", &[]);
+    near.until_path("n2");
+    for frontend in [v4(NEAR, 85), v6(FAR, 85)] {
+        assert_eq!(lab.probe("c1", &["udp-storm", &frontend, "400"])["done"], 400, "{frontend}");
+    }
+    let status = near.status();
+    assert!(status["connections"]["open_udp"].as_u64() <= Some(100), "{status:#}");
+}

@@ -233,3 +233,27 @@ fn after_a_crash_the_next_start_serves() {
         });
     }
 }
+
+/// A node that only relays has nothing in its kernel, and others find it by its address.
+#[test]
+fn a_relay_leaves_its_kernel_alone() {
+    let lab = Lab::two_nodes("relay");
+    let kernel = || {
+        let script =
+            "ip route show table all; ip -6 route show table all; ip -oneline address; cat /proc/net/udp";
+        lab.exec("n1", &["sh", "-c", script])
+    };
+    let before = kernel();
+    let relay = lab.spawn_agent("n1", &["--role", "relay", "--no-mdns"]);
+    let status = relay.until("a status", |status| status["node"] == "n1");
+    assert_eq!(status["metadata"]["source"], "none", "{status:#}");
+    let node = lab.agent("n2", &["--no-mdns", "--relay", "10.1.0.11:20006"]);
+    let status = node.until("the relay", |status| {
+        let relays = status["tunnel"]["relays"].as_array();
+        relays.is_some_and(|relays| relays.len() == 1 && relays[0]["reason"].is_null())
+    });
+    assert!(!status["alarms"].to_string().contains("relay"), "{:#}", status["alarms"]);
+    relay.until("the node", |status| status["tunnel"]["peers"][0]["node"] == "n2");
+    assert_eq!(kernel(), before);
+    assert_eq!(relay.page("/healthz"), "ok\n");
+}
