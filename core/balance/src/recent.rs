@@ -81,6 +81,11 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         Some((key, self.peek(key)?))
     }
 
+    /// The key of the entry used longest ago among those that are wanted. Walks the map.
+    pub fn oldest_where(&self, wanted: impl Fn(&V) -> bool) -> Option<&K> {
+        self.order.values().find(|key| self.peek(*key).is_some_and(&wanted))
+    }
+
     /// Takes out the entry used longest ago.
     pub fn pop_oldest(&mut self) -> Option<(K, V)> {
         let (_, key) = self.order.pop_first()?;

@@ -34,6 +34,8 @@ pub enum Outcome {
     Idle,
     /// One side broke.
     Reset,
+    /// A newer UDP session needed its place.
+    Evicted,
     /// The agent is shutting down.
     Drained,
     /// There was no target.
@@ -49,6 +51,7 @@ impl Outcome {
             Self::Closed => "closed",
             Self::Idle => "idle",
             Self::Reset => "reset",
+            Self::Evicted => "evicted",
             Self::Drained => "drained",
             Self::Rejected(reason) => reason.as_str(),
             Self::Failed(error) => error.as_str(),

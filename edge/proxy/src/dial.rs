@@ -41,11 +41,13 @@ pub(crate) struct Failure {
 impl From<DialError> for Failure {
     fn from(error: DialError) -> Self {
         let feedback = match error {
-            DialError::PeerUnknown | DialError::NoPath | DialError::RelayFull => Feedback::NoPath,
-            DialError::Refused | DialError::Timeout | DialError::Unreachable => Feedback::Failed,
-            DialError::NotAdmitted | DialError::Overloaded | DialError::Broken => Feedback::Failed,
+            DialError::PeerUnknown | DialError::NoPath | DialError::RelayFull => Some(Feedback::NoPath),
+            DialError::Refused | DialError::Timeout | DialError::Unreachable => Some(Feedback::Failed),
+            DialError::NotAdmitted | DialError::Broken => Some(Feedback::Failed),
+            // A bound was met, which says nothing of the backend.
+            DialError::Overloaded => None,
         };
-        Self { error, feedback: Some(feedback) }
+        Self { error, feedback }
     }
 }
 

@@ -418,8 +418,9 @@ impl Driver {
 
     fn route(&self, node: &str) -> Option<Route> {
         let (conn, _) = self.state.best(node)?;
-        let open = self.links.get(&conn)?.link.open.clone();
-        (!open.is_closed()).then_some(Route { open })
+        let entry = self.links.get(&conn)?;
+        let (open, counts) = (entry.link.open.clone(), entry.counts.clone());
+        (!open.is_closed()).then_some(Route { open, counts })
     }
 
     fn answer_waiting(&mut self) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,8 +18,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::inbound::{Gate, header};
+use crate::settings::MAX_STREAMS_PER_PEER;
 use crate::status::{Published, TunnelStatus};
-use crate::stream::TunnelStream;
+use crate::stream::{PeerCounts, TunnelStream};
 use crate::streams::{OPEN_TIMEOUT, OpenError, OpenRequest};
 
 /// The remote side dials the backend before it answers; with the proxy's connect timeout there this leaves a
@@ -35,6 +37,7 @@ pub(crate) const DEMAND_QUEUE: usize = 1024;
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) open: mpsc::Sender<OpenRequest>,
+    pub(crate) counts: Arc<PeerCounts>,
 }
 
 /// Asks the driver for a route there is none for.
@@ -83,6 +86,7 @@ impl TunnelHandle {
             match open(&route).await {
                 Ok(stream) => return Ok(stream),
                 Err(OpenError::Timeout) => return Err(DialError::Timeout),
+                Err(OpenError::Full) => return Err(DialError::Overloaded),
                 // The connection ended a moment ago: the driver knows the next one.
                 Err(OpenError::Broken) => {}
             }
@@ -91,6 +95,7 @@ impl TunnelHandle {
             match open(&self.route(node).await?).await {
                 Ok(stream) => return Ok(stream),
                 Err(OpenError::Timeout) => failure = DialError::Timeout,
+                Err(OpenError::Full) => return Err(DialError::Overloaded),
                 Err(OpenError::Broken) => failure = DialError::Broken,
             }
         }
@@ -134,6 +139,9 @@ impl TunnelHandle {
 }
 
 async fn open(route: &Route) -> Result<TunnelStream, OpenError> {
+    if route.counts.streams_out.load(Ordering::Relaxed) >= MAX_STREAMS_PER_PEER {
+        return Err(OpenError::Full);
+    }
     let (reply, answer) = oneshot::channel();
     let opened = async {
         route.open.send(OpenRequest { reply }).await.map_err(|_| OpenError::Broken)?;

@@ -8,9 +8,14 @@ use libp2p::{Multiaddr, PeerId};
 use thiserror::Error;
 
 use crate::key::KeyError;
+use crate::transport::MAX_STREAMS;
 
 /// The port of the tunnel, as Go EdgeMesh uses it.
 pub(crate) const DEFAULT_PORT: u16 = 20006;
+
+/// Streams in one direction between two nodes: both directions together leave yamux a little room, for streams that
+/// are closed on one side only and for libp2p's own.
+pub(crate) const MAX_STREAMS_PER_PEER: u32 = MAX_STREAMS as u32 / 2 - 64;
 
 /// What the tunnel needs to start.
 #[derive(Clone, Debug)]
@@ -67,9 +72,9 @@ pub struct TunnelLimits {
     /// Streams that peers may have open to this node. Idle ones cost about 4 KiB each; the copy buffers of busy ones are
     /// shared by a thread's streams.
     pub inbound_streams: u32,
-    /// Streams that one peer may have open to this node: the proxy's default bounds of TCP connections and UDP
-    /// sessions of one node fit, so that the sender's own eviction of idle sessions comes first. (Go EdgeMesh refuses a
-    /// peer's streams past 256 to 640 of them: kubeedge/edgemesh#567.)
+    /// Streams that one peer may have open to this node, and this node to one peer. yamux ends a connection with more
+    /// than 4096 in both directions together; past the bound a new UDP session takes the place of the one that was
+    /// idle longest, so that datagrams go on (kubeedge/edgemesh#567).
     pub inbound_streams_per_peer: u32,
     /// Connections in all. A relay keeps one for every node of the cluster.
     pub connections: u32,
@@ -82,8 +87,8 @@ pub struct TunnelLimits {
 impl Default for TunnelLimits {
     fn default() -> Self {
         Self {
-            inbound_streams: 32_768,
-            inbound_streams_per_peer: 16_384,
+            inbound_streams: 8192,
+            inbound_streams_per_peer: MAX_STREAMS_PER_PEER,
             connections: 8192,
             relay_circuits: 4096,
             relay_circuits_per_peer: 256,

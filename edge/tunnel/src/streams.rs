@@ -44,6 +44,8 @@ pub(crate) struct OpenRequest {
 pub(crate) enum OpenError {
     Timeout,
     Broken,
+    /// As many streams to the peer are open as there may be.
+    Full,
 }
 
 /// Which of the two protocols a substream speaks.

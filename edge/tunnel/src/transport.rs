@@ -34,7 +34,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 const USER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Streams per connection. yamux asks for 256 KiB of its 1 GiB receive window for each: this is the most it takes.
-const MAX_STREAMS: usize = 32_768;
+pub(crate) const MAX_STREAMS: usize = 4096;
 
 /// Where an attempt failed. libp2p wraps it in layers that show only its source.
 #[derive(Debug, ThisError)]

@@ -16,7 +16,7 @@ fn em_567_udp_goes_on_after_hundreds_of_sessions() {
     let _far = lab.agent("n2", &[]);
     near.until_path("n2");
     for frontend in [v4(FAR, 85), v6(FAR, 85)] {
-        lab.probe("c1", &["udp-storm", &frontend, "600"]);
+        lab.probe("c1", &["udp-storm", &frontend, "1200"]);
         assert_eq!(lab.outcome("c1", &["udp", &frontend]), "answered", "{frontend}");
     }
     let status = near.status();

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use edgemesh_balance::Feedback;
 use edgemesh_mesh::Path;
-use edgemesh_net::meet::Duplex;
+use edgemesh_net::meet::{Connected, Duplex};
 use edgemesh_net::socket::{backend_udp, send_now};
-use edgemesh_route::{Conn, DialError, Hop, Outcome, RejectReason, Target};
+use edgemesh_route::{Conn, DialError, Hop, Outcome, Target};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UdpSocket;
 use tokio::sync::{Semaphore, mpsc};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Queued, Reply, dead, readable};
-use crate::dial::{connect_node, failure};
+use crate::dial::{Failure, connect_node, failure};
 use crate::frame::Frames;
 use crate::listen::Shared;
 use crate::record::Record;
@@ -31,6 +31,11 @@ const QUEUE_BYTES: usize = 256 * 1024;
 
 /// Replies in a row before the other sessions of the thread get their turn.
 const BURST: usize = 32;
+
+/// How often a session makes room for itself at a full path, and how long the end of the other one may take to arrive:
+/// the round trip of a slow link in all.
+const ROOM_TRIES: usize = 8;
+const ROOM_WAIT: Duration = Duration::from_millis(25);
 
 /// A session that only receives is moved to the young end of the table this often.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -96,7 +101,7 @@ impl Session {
         shared.feedback(&self.conn, &self.target(), Feedback::Failed);
     }
 
-    fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         self.target.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -125,7 +130,7 @@ impl Session {
     fn stopped(&self) -> Outcome {
         match *self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Outcome::Failed(error),
-            None if self.evicted.load(Ordering::Relaxed) => Outcome::Rejected(RejectReason::Overloaded),
+            None if self.evicted.load(Ordering::Relaxed) => Outcome::Evicted,
             None => Outcome::Drained,
         }
     }
@@ -281,7 +286,7 @@ async fn open<'a>(
             Hop::Node(_) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let more = index + 1 < targets.len();
-                connect_node(shared, target, first.clone(), left, more)
+                carry(shared, session, target, first, left, more)
                     .await
                     .map(|connected| Link::Stream(connected.stream, connected.path))
             }
@@ -297,6 +302,31 @@ async fn open<'a>(
         }
     }
     Err(last)
+}
+
+/// A stream to another node. Where there are as many as there may be, the session to that node that was idle longest
+/// makes room: a client that sends from ever new ports, as resolvers do, is served like any other.
+async fn carry(
+    shared: &Shared,
+    session: &Session,
+    target: &Target,
+    first: &Bytes,
+    left: Duration,
+    more: bool,
+) -> Result<Connected, Failure> {
+    let Hop::Node(node) = &target.hop else { return Err(DialError::Unreachable.into()) };
+    let mut tries = ROOM_TRIES;
+    loop {
+        let result = connect_node(shared, target, first.clone(), left, more).await;
+        let full = result.as_ref().is_err_and(|failure| failure.error == DialError::Overloaded);
+        if !full || tries == 0 {
+            return result;
+        }
+        tries -= 1;
+        if shared.sessions.make_room(node, session.id, shared) {
+            tokio::time::sleep(ROOM_WAIT).await;
+        }
+    }
 }
 
 /// Carries datagrams between the queue and the client on one side and a stream on the other.

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use edgemesh_api::Name;
 use edgemesh_balance::Recent;
 use edgemesh_net::socket::{FrontendUdp, reply_udp};
-use edgemesh_route::Conn;
+use edgemesh_route::{Conn, Hop};
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -80,6 +81,21 @@ impl Sessions {
             shared.counters.count_session_evicted();
             evicted.session().evict();
         }
+    }
+
+    /// Ends the session to a node that was idle longest, for another one; false when there is none but `own`.
+    pub(crate) fn make_room(&self, node: &Name, own: u64, shared: &Shared) -> bool {
+        let mut table = self.lock();
+        let there = |forward: &Forward| {
+            let session = forward.session();
+            session.id() != own && session.target().hop == Hop::Node(node.clone())
+        };
+        let Some(conn) = table.sessions.oldest_where(there).copied() else { return false };
+        let Some(evicted) = table.sessions.remove(&conn) else { return false };
+        drop(table);
+        shared.counters.count_session_evicted();
+        evicted.session().evict();
+        true
     }
 
     /// Removes a session unless another one took its place.
