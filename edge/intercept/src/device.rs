@@ -20,12 +20,13 @@ pub(crate) fn find(rt: &mut Handle, name: &str) -> Result<Option<Link>, Intercep
 /// Makes the device what it should be, whatever a predecessor left. Returns whether anything had to be done, and
 /// whether IPv6 is there.
 pub(crate) fn ensure(rt: &mut Handle, device: &Device) -> Result<Ensured, InterceptError> {
+    let mut made = false;
     let mut changed = false;
     let link = match find(rt, &device.name)? {
         Some(link) => link,
         None => {
             create(rt, &device.name)?;
-            changed = true;
+            (made, changed) = (true, true);
             find(rt, &device.name)?.ok_or_else(|| {
                 InterceptError::NotAsWritten(format!("device {} is gone after it was made", device.name))
             })?
@@ -36,12 +37,14 @@ pub(crate) fn ensure(rt: &mut Handle, device: &Device) -> Result<Ensured, Interc
         changed = true;
     }
     let (addresses, ipv6) = ensure_addresses(rt, link.index, device)?;
-    Ok(Ensured { changed: changed || addresses, ipv6 })
+    Ok(Ensured { made, changed: changed || addresses, ipv6 })
 }
 
 /// What [`ensure`] found and did.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ensured {
+    /// The device was not there.
+    pub(crate) made: bool,
     /// Something had to be done.
     pub(crate) changed: bool,
     /// The host has IPv6.
@@ -63,8 +66,14 @@ fn ensure_addresses(rt: &mut Handle, link: u32, device: &Device) -> Result<(bool
         .filter(|address| address.link == link)
         .map(|address| address.prefix)
         .collect();
-    let wanted: Vec<Prefix> =
-        device.addresses.iter().map(|address| Prefix::new(address.addr, address.prefix_len)).collect();
+    // An address that the host has elsewhere is there already: DNS may listen on the node's own.
+    let elsewhere: Vec<IpAddr> = host_addresses(rt, device)?.collect();
+    let wanted: Vec<Prefix> = device
+        .addresses
+        .iter()
+        .filter(|address| !elsewhere.contains(&address.addr))
+        .map(|address| Prefix::new(address.addr, address.prefix_len))
+        .collect();
     let mut changed = false;
     let mut ipv6 = true;
     for prefix in wanted.iter().filter(|prefix| !present.contains(prefix)) {

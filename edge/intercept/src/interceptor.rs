@@ -59,6 +59,8 @@ pub struct Interceptor {
     rt: Handle,
     nft: Nft,
     settings: RulesetSettings,
+    /// Whether the device was made by this value, and not found.
+    made_device: bool,
     /// What the table was brought to; absent while that is unknown.
     table: Option<Table>,
     /// Whether br_netfilter was loaded when the table was written.
@@ -113,6 +115,7 @@ impl Interceptor {
             rt,
             nft,
             settings,
+            made_device: ensured.made,
             table: None,
             bridge_netfilter: false,
             routes,
@@ -227,6 +230,17 @@ impl Interceptor {
         self.routes = present;
         let changed = missing + foreign > 0;
         Ok(changed.then(|| format!("{missing} routes are not there and {foreign} are not ours")))
+    }
+
+    /// Gives up before the first [`Interceptor::apply`]: removes the device if it was made here. What a predecessor left,
+    /// and what another agent uses that runs beside this one, stays.
+    pub fn abandon(mut self) -> Result<(), InterceptError> {
+        if self.made_device
+            && let Some(link) = device::find(&mut self.rt, &self.settings.device.name)?
+        {
+            self.rt.delete_link(link.index)?;
+        }
+        Ok(())
     }
 
     /// Removes routes, table and device.

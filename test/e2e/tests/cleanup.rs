@@ -149,6 +149,7 @@ fn nothing_is_left_after_a_failed_start_and_cleanup() {
     let taken = lab.background("n1", &["hold", "0.0.0.0:53"]);
     let (code, said) = lab.failing_agent("n1", &[]);
     assert_eq!(code, 1, "{said}");
+    assert_same(&dump(&lab), &before);
     cleanup(&lab);
     assert_same(&dump(&lab), &before);
     drop(taken);

@@ -84,8 +84,7 @@ async fn serve(settings: AgentSettings) -> Result<()> {
     let admin = Admin::bind(&settings.admin_socket, settings.metrics_listen)?;
 
     let rules_settings = rules::settings(&settings);
-    let interceptor =
-        rules_settings.as_ref().map(|settings| Interceptor::install(settings.clone())).transpose()?;
+    let mut interceptor = Installed(rules_settings.map(Interceptor::install).transpose()?);
 
     let proxy_settings = proxy_settings(&settings);
     let stop_inbound = CancellationToken::new();
@@ -110,7 +109,8 @@ async fn serve(settings: AgentSettings) -> Result<()> {
     let mut parts =
         pages::Parts { tunnel: tunnel.clone(), remote: Some(remote.counters()), ..Default::default() };
     if let Some(flags) = &shared.settings.dns {
-        let dns = DnsServer::bind(dns_settings(flags, &shared.settings.device), snapshots.clone())?;
+        let dns = DnsServer::bind(dns_settings(flags, &shared.settings.device), snapshots.clone())
+            .context("--dns-listen")?;
         parts.dns = Some(dns.counters());
         tracker.spawn(dns.run(shutdown.clone()));
     }
@@ -121,13 +121,13 @@ async fn serve(settings: AgentSettings) -> Result<()> {
         };
         let observe = metrics.clone();
         let deps = ProxyDeps { snapshots: snapshots.clone(), paths: paths.clone(), router, connect, observe };
-        let proxy = Proxy::bind(proxy_settings, deps)?;
+        let proxy = Proxy::bind(proxy_settings, deps).context("--proxy-port")?;
         parts.proxy = Some(proxy.counters());
         tracker.spawn(proxy.run(shutdown.clone()));
     }
 
     let (published, generations) = tokio::sync::watch::channel(first.snapshot.generation);
-    let rules_task = interceptor.map(|interceptor| {
+    let rules_task = interceptor.0.take().map(|interceptor| {
         tokio::spawn(rules::run(interceptor, shared.clone(), generations, shutdown.clone()))
     });
     tracker.spawn(metadata::run(shared.clone(), first.state, published, shutdown.clone()));
@@ -153,6 +153,17 @@ async fn serve(settings: AgentSettings) -> Result<()> {
     match rules_task {
         Some(task) => task.await.context("the task of the kernel rules died")?,
         None => Ok(()),
+    }
+}
+
+/// The kernel's part until every other part has started: a start that fails takes back what it made.
+struct Installed(Option<Interceptor>);
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(Interceptor::abandon) {
+            tracing::warn!(%error, "the device stays behind; `edgemesh cleanup` removes it");
+        }
     }
 }
 
@@ -221,6 +232,7 @@ fn start_tunnel(
         settings.state_dir.join("node.key"),
         flags.psk_file.clone(),
     );
+    tunnel.zone = snapshots.load().node.zone.clone();
     tunnel.relays = relays;
     tunnel.relay = flags.relay;
     tunnel.mdns = flags.mdns;
