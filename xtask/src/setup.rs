@@ -18,7 +18,8 @@ pub const TEST_PACKAGES: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("ip", "iproute2"),
     ("setpriv", "util-linux"),
-    ("python3", "python3"),
+    ("conntrack", "conntrack"),
+    ("prlimit", "util-linux"),
 ];
 
 /// Where cargo puts what it builds.
