@@ -13,9 +13,12 @@ use crate::transport::MAX_STREAMS;
 /// The port of the tunnel, as Go EdgeMesh uses it.
 pub(crate) const DEFAULT_PORT: u16 = 20006;
 
-/// Streams in one direction between two nodes: both directions together leave yamux a little room, for streams that
-/// are closed on one side only and for libp2p's own.
-pub(crate) const MAX_STREAMS_PER_PEER: u32 = MAX_STREAMS as u32 / 2 - 64;
+/// Streams this node opens to one peer. With as many from there, yamux keeps a little room for libp2p's own.
+pub(crate) const MAX_STREAMS_PER_PEER: u32 = MAX_STREAMS as u32 / 2 - 128;
+
+/// Streams a peer may open to this node: more than it opens by itself, as the end of a stream is seen later here than
+/// there.
+const MAX_INBOUND_PER_PEER: u32 = MAX_STREAMS as u32 / 2;
 
 /// What the tunnel needs to start.
 #[derive(Clone, Debug)]
@@ -88,7 +91,7 @@ impl Default for TunnelLimits {
     fn default() -> Self {
         Self {
             inbound_streams: 8192,
-            inbound_streams_per_peer: MAX_STREAMS_PER_PEER,
+            inbound_streams_per_peer: MAX_INBOUND_PER_PEER,
             connections: 8192,
             relay_circuits: 4096,
             relay_circuits_per_peer: 256,

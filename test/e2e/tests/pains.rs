@@ -16,11 +16,23 @@ fn em_567_udp_goes_on_after_hundreds_of_sessions() {
     let _far = lab.agent("n2", &[]);
     near.until_path("n2");
     for frontend in [v4(FAR, 85), v6(FAR, 85)] {
-        lab.probe("c1", &["udp-storm", &frontend, "1200"]);
+        lab.probe("c1", &["udp-storm", &frontend, "900"]);
         assert_eq!(lab.outcome("c1", &["udp", &frontend]), "answered", "{frontend}");
     }
     let status = near.status();
-    assert_eq!(status["connections"]["unserved"], 0, "{status:#}");
+    assert_eq!(status["connections"]["unserved"], 0, "{}", near.page("/metrics"));
+}
+
+/// Past the bound of streams between two nodes the sessions that were idle longest make room.
+#[test]
+fn em_567_udp_goes_on_past_the_bound_of_streams() {
+    let lab = Lab::two_nodes("em-567-bound");
+    let near = lab.agent("n1", &[]);
+    let _far = lab.agent("n2", &[]);
+    near.until_path("n2");
+    lab.probe("c1", &["udp-storm", &v4(FAR, 85), "2400"]);
+    assert!(near.metric("edgemesh_sessions_evicted_total ") > 0.0);
+    assert_eq!(lab.outcome("c1", &["udp", &v6(FAR, 85)]), "answered");
 }
 
 /// kubeedge/edgemesh#463 and #472: load balancing policies of other meshes ended the agent.

@@ -32,10 +32,12 @@ const QUEUE_BYTES: usize = 256 * 1024;
 /// Replies in a row before the other sessions of the thread get their turn.
 const BURST: usize = 32;
 
-/// How often a session makes room for itself at a full path, and how long the end of the other one may take to arrive:
-/// the round trip of a slow link in all.
-const ROOM_TRIES: usize = 8;
+/// At a full path a session tries this often, for a second in all: the end of the one that made room has to arrive on the
+/// other side of a slow link.
+const ROOM_TRIES: usize = 40;
 const ROOM_WAIT: Duration = Duration::from_millis(25);
+/// After so many tries, two round trips of a usual link, it makes room once more.
+const ROOM_AGAIN: usize = 8;
 
 /// A session that only receives is moved to the young end of the table this often.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -246,7 +248,11 @@ pub(crate) async fn queued(
             record.connected(target.backend, path);
             session.sent(first_length);
             let mut back = Back::new(&shared, &session);
-            let outcome = tunnelled(&session, stream, queue, &mut back, shared.settings.udp_idle).await;
+            let mut outcome = tunnelled(&session, stream, queue, &mut back, shared.settings.udp_idle).await;
+            // An eviction ends the queue too, and either may be seen first.
+            if session.evicted.load(Ordering::Relaxed) {
+                outcome = Outcome::Evicted;
+            }
             // The remote agent ends a stream whose backend refuses; that it ended before any reply is the sign.
             if back.received == 0 && matches!(outcome, Outcome::Closed | Outcome::Reset) {
                 session.blame(&shared);
@@ -315,18 +321,19 @@ async fn carry(
     more: bool,
 ) -> Result<Connected, Failure> {
     let Hop::Node(node) = &target.hop else { return Err(DialError::Unreachable.into()) };
-    let mut tries = ROOM_TRIES;
-    loop {
+    for tried in 0..ROOM_TRIES {
         let result = connect_node(shared, target, first.clone(), left, more).await;
         let full = result.as_ref().is_err_and(|failure| failure.error == DialError::Overloaded);
-        if !full || tries == 0 {
+        if !full {
             return result;
         }
-        tries -= 1;
-        if shared.sessions.make_room(node, session.id, shared) {
-            tokio::time::sleep(ROOM_WAIT).await;
+        // Others that wait may have taken the room that was made.
+        if tried % ROOM_AGAIN == 0 {
+            shared.sessions.make_room(node, session.id, shared);
         }
+        tokio::time::sleep(ROOM_WAIT).await;
     }
+    connect_node(shared, target, first.clone(), left, more).await
 }
 
 /// Carries datagrams between the queue and the client on one side and a stream on the other.
