@@ -1,7 +1,7 @@
 use std::cell::Cell;
 use std::fmt;
 
-use edgemesh_api::{DecodeError, Object, decode_value};
+use edgemesh_api::{DecodeError, Object, decode_value, unknown_fields};
 use serde::de::{DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde::{Deserializer, de};
 use serde_json::{Map, Value};
@@ -106,8 +106,15 @@ impl Found {
 
     fn object(&mut self, line: usize, value: Value) {
         let described = describe(&value);
+        let unknown = unknown_fields(&value);
         match decode_value(value) {
-            Ok(object) => self.objects.push(Located { line, object }),
+            Ok(object) => {
+                if !unknown.is_empty() {
+                    let message = format!("fields that the API does not define: {}", unknown.join(", "));
+                    self.problem(Problem { line, object: described, message, broken: false });
+                }
+                self.objects.push(Located { line, object });
+            }
             Err(error) => {
                 let broken = matches!(error, DecodeError::Invalid { .. });
                 let message = match error {

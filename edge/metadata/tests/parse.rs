@@ -57,6 +57,7 @@ Service a
 Namespace shop
 Service b
 Node n
+3 Service a: fields that the API does not define: spec.unknownField
 8 Deployment shop/web: kind apps/v1/Deployment is not read by the mesh
 13 ConfigMap c: kind v1/ConfigMap is not read by the mesh
 27 document: the document has no `kind`

@@ -12,6 +12,7 @@ mod node;
 mod pod;
 mod service;
 mod source;
+mod unknown;
 
 pub use decode::{DecodeError, decode_value};
 pub use discovery::{
@@ -27,6 +28,7 @@ pub use service::{
     ServiceSpec, ServiceStatus, SessionAffinityConfig,
 };
 pub use source::{Kind, Object, SourceEvent};
+pub use unknown::unknown_fields;
 
 /// Labels and annotations with a meaning to the mesh.
 pub mod label {
