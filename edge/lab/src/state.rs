@@ -43,11 +43,7 @@ impl StateFolder {
     pub(crate) fn remove(&self) -> io::Result<()> {
         match std::fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => {
-                // The folder of all laboratories of the user goes with the last one; it is not empty before that.
-                let _ = self.path.parent().map(std::fs::remove_dir);
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
