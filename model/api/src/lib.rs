@@ -1,7 +1,7 @@
 //! Kubernetes and Istio objects cut to the fields the mesh reads, and the vocabulary in which sources tell of them.
 //!
 //! The structs are partial on purpose: a field that nothing acts on is not here, and unknown fields are ignored
-//! when decoding. Field names and defaults follow the Kubernetes API reference (v1, discovery.k8s.io/v1) and
+//! when decoding; [`unknown_fields`] tells those that the API does not define either. Field names and defaults follow the Kubernetes API reference (v1, discovery.k8s.io/v1) and
 //! Istio's `networking.istio.io/v1alpha3`.
 
 mod decode;
