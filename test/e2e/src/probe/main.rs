@@ -15,7 +15,7 @@ use serde_json::Value;
 const USAGE: &str = "\
 edgemesh-e2e-probe serve PORT-OF-COUNTER PORT-OF-LATE-UDP   servers that behave as few do
 edgemesh-e2e-probe hold ADDR                                bind TCP and UDP there, and say ready
-edgemesh-e2e-probe tcp ADDR                                 connect: connected, refused or silent
+edgemesh-e2e-probe tcp ADDR                                 connect: connected, refused, reset or silent
 edgemesh-e2e-probe udp ADDR [TIMEOUT_MS]                    one datagram: answered, refused or silent
 edgemesh-e2e-probe half-close ADDR BYTES                    send, close one direction, read what comes
 edgemesh-e2e-probe noise ADDR                               send what is no handshake, and end

@@ -13,6 +13,8 @@ pub(crate) fn tcp(address: SocketAddr) -> Result<Value> {
     let outcome = match TcpStream::connect_timeout(&address, SILENCE) {
         Ok(_) => "connected",
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => "refused",
+        // Taken by the proxy while the last endpoint went: it ends before `connect` has looked at its result.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => "reset",
         Err(error) if error.kind() == ErrorKind::TimedOut => "silent",
         Err(error) => return Err(error.into()),
     };
