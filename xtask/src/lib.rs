@@ -1,5 +1,6 @@
 //! Repository tasks, as a library so that `tidy` is an ordinary test.
 
+pub mod deploy;
 pub mod setup;
 pub mod tidy;
 
@@ -11,9 +12,10 @@ pub fn root() -> PathBuf {
 }
 
 /// The tasks, with one line each; the documents may name no other.
-pub const TASKS: [(&str, &str); 4] = [
+pub const TASKS: [(&str, &str); 5] = [
     ("demo", "build the release binary and run `edgemesh lab demo`"),
     ("test", "install what the tests want, then run every check and every test"),
     ("tidy", "check the rings, file sizes, documents, licences and bans"),
+    ("docs", "write docs/config.md again, from the table of configuration keys"),
     ("bench", "`bench list`, or `bench NAME [--json]`"),
 ];

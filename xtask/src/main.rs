@@ -1,11 +1,11 @@
-//! Repository tasks: `cargo xtask demo | test | tidy | bench`.
+//! Repository tasks: `cargo xtask demo | test | tidy | docs | bench`.
 #![expect(clippy::print_stdout, reason = "a command-line tool speaks on standard output")]
 
 use std::env;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use xtask::{TASKS, root, setup, tidy};
+use xtask::{TASKS, deploy, root, setup, tidy};
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         "demo" => demo(&rest),
         "test" => test(&rest),
         "tidy" => run_tidy(),
+        "docs" => docs(),
         "bench" => bench(&rest),
         "" | "help" | "--help" | "-h" => {
             for (name, line) in TASKS {
@@ -64,6 +65,7 @@ fn test(rest: &[String]) -> Result<()> {
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
     }
     cargo(&["build", "--locked", "--package", "edgemesh", "--package", "edgemesh-workload"])?;
+    deploy::check()?;
     cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])?;
     setup::as_ordinary_user(&setup::target_dir())
 }
@@ -78,6 +80,13 @@ fn run_tidy() -> Result<()> {
         return Ok(());
     }
     bail!("{} finding(s)", findings.len())
+}
+
+fn docs() -> Result<()> {
+    let path = root().join("docs/config.md");
+    std::fs::write(&path, edgemesh_config::document()).with_context(|| path.display().to_string())?;
+    println!("{} is written", path.display());
+    Ok(())
 }
 
 fn bench(rest: &[String]) -> Result<()> {

@@ -56,6 +56,11 @@ pub fn packages(wanted: &[(&str, &str)]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    install(&missing)
+}
+
+/// Installs Debian packages as root or through a password-less sudo, and says so.
+pub fn install(missing: &[&str]) -> Result<()> {
     let list = missing.join(" ");
     let fix = format!("install with `sudo apt-get install {list}` and run the command again");
     if find("apt-get").is_none() {
@@ -73,7 +78,7 @@ pub fn packages(wanted: &[(&str, &str)]) -> Result<()> {
     eprintln!("installing Debian packages: {list}");
     for arguments in [vec!["apt-get", "update", "-qq"], {
         let mut install = vec!["apt-get", "install", "-y", "-qq", "--no-install-recommends"];
-        install.extend(&missing);
+        install.extend(missing);
         install
     }] {
         let mut words = prefix.clone();

@@ -9,13 +9,15 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use lexopt::{Arg, ValueExt as _};
 
-use crate::agent;
-use crate::settings::{self, AgentSettings, DEFAULT_ADMIN_SOCKET, DEFAULT_DEVICE};
+use crate::settings::{self, AGENT_HELP, DEFAULT_ADMIN_SOCKET, DEFAULT_DEVICE, parse_agent};
+use crate::{agent, config};
 
 const HELP: &str = "\
 edgemesh: service mesh for nodes behind NATs
 
   edgemesh agent --node-name NAME --manifests DIR   run the agent of a node (edgemesh agent --help)
+  edgemesh agent --config-file FILE                 the same by a file in Go EdgeMesh's form (docs/config.md)
+  edgemesh config validate|show|convert FILE        check a file, show what it means, or shorten it
   edgemesh status [--json]                          what the running agent knows and does
   edgemesh explain HOST:PORT[/udp] [--json]         where a connection to HOST:PORT would go, and why
   edgemesh rules                                    the kernel rules of the running agent, as nft text
@@ -34,15 +36,18 @@ pub(crate) fn run(mut arguments: Vec<OsString>) -> ExitCode {
     let linked = match Path::new(&program).file_name().and_then(|name| name.to_str()) {
         Some("edgemesh-agent") => Some(vec!["agent"]),
         Some("edgemesh-server") => Some(vec!["agent", "--role", "relay"]),
+        Some("edgemesh-gateway") => Some(vec!["gateway"]),
         _ => None,
     };
-    if let Some(words) = linked {
-        arguments.splice(0..0, words.into_iter().map(OsString::from));
+    if let Some(words) = &linked {
+        arguments.splice(0..0, words.iter().map(OsString::from));
     }
     let command = arguments.first().and_then(|word| word.to_str()).unwrap_or_default().to_owned();
     let rest: Vec<OsString> = arguments.into_iter().skip(1).collect();
     let done = match command.as_str() {
-        "agent" => run_agent(rest),
+        "agent" => run_agent(rest, &linked),
+        "gateway" => config::gateway(rest),
+        "config" => config::run(rest),
         "status" => run_status(rest),
         "explain" => run_explain(rest),
         "rules" => run_rules(rest),
@@ -79,11 +84,26 @@ fn told(error: &anyhow::Error) -> String {
     text
 }
 
-fn run_agent(rest: Vec<OsString>) -> Result<()> {
-    match AgentSettings::parse(rest)? {
+/// The file that Go EdgeMesh's agent reads when it is not told another one.
+const AGENT_FILE: &str = "/etc/edgemesh/config/edgemesh-agent.yaml";
+
+/// Called as `edgemesh-agent` without a word about objects, it is Go EdgeMesh's program and reads its file.
+fn run_agent(mut rest: Vec<OsString>, linked: &Option<Vec<&str>>) -> Result<()> {
+    if config::printed(&rest, edgemesh_config::Role::Agent) {
+        return Ok(());
+    }
+    let told = ["--config-file", "--manifests", "--kubeconfig", "--master", "--metaserver", "--help", "-h"];
+    let silent = !rest.iter().filter_map(|word| word.to_str()).any(|word| {
+        told.iter()
+            .any(|flag| word == *flag || word.strip_prefix(flag).is_some_and(|end| end.starts_with('=')))
+    });
+    if silent && linked.as_deref() == Some(&["agent"]) {
+        rest.push(format!("--config-file={AGENT_FILE}").into());
+    }
+    match parse_agent(rest)? {
         Some(settings) => agent::run(settings),
         None => {
-            print!("{}", settings::HELP);
+            print!("{AGENT_HELP}");
             Ok(())
         }
     }

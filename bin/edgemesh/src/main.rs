@@ -3,6 +3,7 @@
 
 mod agent;
 mod commands;
+mod config;
 mod explain;
 mod logging;
 mod settings;

@@ -24,7 +24,7 @@ pub(crate) struct Status {
 /// Where the objects come from and how old they are.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct MetadataStatus {
-    /// `manifests DIR`, or `none` on a node that only relays.
+    /// `manifests DIR`, `kubernetes URL`, `metaServer URL`, or `none` on a node that only relays.
     pub(crate) source: String,
     /// True while the journal's copy is served because no source has answered yet.
     pub(crate) stale: bool,
@@ -38,6 +38,28 @@ pub(crate) struct MetadataStatus {
     pub(crate) findings: Vec<String>,
     /// State of the durable copy.
     pub(crate) journal: String,
+    /// How each kind of an API server is followed; empty with a directory of manifests.
+    pub(crate) kinds: Vec<KindLine>,
+}
+
+/// How one kind of an API server is followed.
+#[derive(Debug, Serialize)]
+pub(crate) struct KindLine {
+    pub(crate) kind: &'static str,
+    /// `starting`, `listing`, `watching`, `failing`, `absent`, `forbidden` or `unused`.
+    pub(crate) state: &'static str,
+    /// Why, when it fails.
+    pub(crate) reason: Option<String>,
+    /// Objects of the last complete list.
+    pub(crate) objects: usize,
+    /// Complete lists.
+    pub(crate) lists: u64,
+    /// Changes that came by watch.
+    pub(crate) events: u64,
+    /// Events that said nothing.
+    pub(crate) odd_events: u64,
+    /// Changes that only a list showed.
+    pub(crate) missed: u64,
 }
 
 /// The generation one control loop has applied.
@@ -85,6 +107,18 @@ impl fmt::Display for Status {
             metadata.backends_here,
         )?;
         writeln!(f, "journal    {}", metadata.journal)?;
+        for kind in &metadata.kinds {
+            write!(f, "kind       {} {}, {} objects", kind.kind, kind.state, kind.objects)?;
+            for (count, what) in [(kind.missed, "missed by the watch"), (kind.odd_events, "odd events")] {
+                if count > 0 {
+                    write!(f, ", {count} {what}")?;
+                }
+            }
+            match &kind.reason {
+                Some(reason) => writeln!(f, ": {reason}")?,
+                None => writeln!(f)?,
+            }
+        }
         for applied in &self.applied {
             write!(f, "applied    {} at generation {}", applied.reader, applied.generation)?;
             match &applied.error {

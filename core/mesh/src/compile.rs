@@ -3,15 +3,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use edgemesh_api::{Kind, Name, Object, Protocol, Service, label};
+use edgemesh_api::{EndpointSlice, Kind, Name, Object, Protocol, Service, label};
 
 use crate::address::routable;
 use crate::endpoints::{Gather, addresses};
 use crate::objects::Objects;
 use crate::service::shape;
 use crate::{
-    Finding, Frontend, FrontendEntry, LocalNode, MeshSnapshot, PodAddress, Policy, ServiceEntry, ServiceId,
-    ServiceKind,
+    Finding, Frontend, FrontendEntry, LocalNode, MeshOptions, MeshSnapshot, PodAddress, Policy, ServiceEntry,
+    ServiceId, ServiceKind,
 };
 
 /// Findings of one snapshot: enough to name what is wrong in a cluster, and a megabyte at most.
@@ -28,6 +28,7 @@ pub(crate) struct Compiled {
 /// policy changed, are built again.
 pub(crate) fn services(
     objects: &Objects,
+    options: &MeshOptions,
     dirty: Option<BTreeSet<ServiceId>>,
     policies: &BTreeMap<ServiceId, Policy>,
     compiled: &mut BTreeMap<ServiceId, Compiled>,
@@ -41,7 +42,7 @@ pub(crate) fn services(
             compiled.remove(&id);
             continue;
         };
-        let mut new = build(objects, &id, service, policy_of(&id));
+        let mut new = build(objects, options, &id, service, policy_of(&id));
         if let Some(old) = compiled.get(&id)
             && old.entry == new.entry
         {
@@ -51,13 +52,20 @@ pub(crate) fn services(
     }
 }
 
-fn build(objects: &Objects, id: &ServiceId, service: &Service, policy: Policy) -> Compiled {
+fn build(
+    objects: &Objects,
+    options: &MeshOptions,
+    id: &ServiceId,
+    service: &Service,
+    policy: Policy,
+) -> Compiled {
     let mut findings = Vec::new();
-    let (mut entry, ports) = shape(id, service, policy, &mut findings);
+    let (mut entry, ports) = shape(id, service, options, policy, &mut findings);
+    let slices_serve = objects.slices(id).next().is_some() && !endpoints_contradict(objects, id);
     let mut gather = Gather::new(objects, ports, &entry.cluster_ips, &mut findings);
     if matches!(entry.kind, ServiceKind::ExternalName(_)) {
         // An alias has no endpoints, whatever objects bear its name.
-    } else if objects.slices(id).next().is_some() {
+    } else if slices_serve {
         objects.slices(id).for_each(|slice| gather.slice(slice));
     } else if let Some(endpoints) = objects.endpoints(id) {
         gather.endpoints(endpoints);
@@ -68,11 +76,37 @@ fn build(objects: &Objects, id: &ServiceId, service: &Service, policy: Policy) -
     Compiled { entry: Arc::new(entry), findings }
 }
 
-/// Puts the entries together into one snapshot.
+/// Whether the Endpoints of a Service changed later than its slices and name other ready addresses: then the slices are
+/// no longer kept up to date. Endpoints that leave addresses out (KEP-752), and slices that no controller derives from
+/// the same Pods, prove nothing.
+fn endpoints_contradict(objects: &Objects, id: &ServiceId) -> bool {
+    if !objects.endpoints_are_newer(id) {
+        return false;
+    }
+    let Some(endpoints) = objects.endpoints(id) else { return false };
+    let derived = |slice: &EndpointSlice| {
+        slice.metadata.label(label::MANAGED_BY).is_some_and(|by| by.ends_with(".k8s.io"))
+    };
+    if endpoints.metadata.annotation(label::OVER_CAPACITY).is_some() || !objects.slices(id).all(derived) {
+        return false;
+    }
+    let newer: BTreeSet<&str> =
+        endpoints.subsets.iter().flat_map(|subset| &subset.addresses).map(|address| &*address.ip).collect();
+    let older: BTreeSet<&str> = objects
+        .slices(id)
+        .flat_map(|slice| &slice.endpoints)
+        .filter(|endpoint| endpoint.conditions.ready != Some(false))
+        .filter_map(|endpoint| endpoint.addresses.first().map(|address| &**address))
+        .collect();
+    newer != older
+}
+
+/// Puts the entries together into one snapshot. Services that are `held` give way to others.
 pub(crate) fn assemble(
     node: &Name,
     objects: &Objects,
     compiled: &BTreeMap<ServiceId, Compiled>,
+    held: &dyn Fn(&ServiceId) -> bool,
     findings: Vec<Finding>,
 ) -> MeshSnapshot {
     let mut snapshot = MeshSnapshot::empty(node.clone());
@@ -87,8 +121,10 @@ pub(crate) fn assemble(
     }
     endpoints_by_ip(&mut snapshot);
     // Cluster addresses come first: no Service may take another's by naming it as an external address.
-    for external in [false, true] {
-        for Compiled { entry, .. } in compiled.values() {
+    for (external, held_ones) in [(false, false), (false, true), (true, false), (true, true)] {
+        for Compiled { entry, .. } in
+            compiled.values().filter(|compiled| held(&compiled.entry.id) == held_ones)
+        {
             frontends(entry, external, &mut snapshot);
         }
     }

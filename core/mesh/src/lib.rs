@@ -4,16 +4,22 @@
 //! `Arc<MeshSnapshot>` for the length of one decision and never see half a change.
 
 mod address;
+mod believe;
 mod compile;
 mod endpoints;
 mod objects;
+mod options;
 mod path;
 mod policy;
+mod provenance;
 mod service;
 mod snapshot;
 mod state;
 
+pub use believe::{Doubt, HOLD, HOLD_SHRUNK};
+pub use options::{MeshOptions, ServiceFilter};
 pub use path::{NodePath, Path, PathSnapshot};
+pub use provenance::Provenance;
 pub use snapshot::{
     Backend, Distribution, Finding, Frontend, FrontendEntry, Generation, Hints, LocalNode, MeshSnapshot,
     PodAddress, Policy, PortEntry, ServiceEntry, ServiceId, ServiceKind,

@@ -17,8 +17,22 @@ pub(crate) struct Objects {
     pods_with: BTreeMap<Label, BTreeSet<Name>>,
     /// Services by the pairs of their selectors, so that a Pod finds the Services it may concern.
     services_selecting: BTreeMap<Label, BTreeSet<Name>>,
+    /// Which of a Service's Endpoints and slices changed last; kept for cached sources only.
+    recency: Option<Recency>,
     dirty: Dirty,
 }
+
+/// Counts changes, and which of them touched the Endpoints and the slices of each Service.
+#[derive(Debug, Default)]
+struct Recency {
+    changes: u64,
+    endpoints: BTreeMap<ServiceId, u64>,
+    slices: BTreeMap<ServiceId, u64>,
+}
+
+/// Services whose last changes are remembered: ten times the 10,000 the mesh is measured with. Beyond it all are
+/// forgotten, and slices win.
+const MAX_RECENCY: usize = 100_000;
 
 /// Namespace, key and value.
 type Label = (Name, Name, Name);
@@ -35,6 +49,37 @@ struct Dirty {
 }
 
 impl Objects {
+    /// Nothing; `recency` says whether to remember what changed last.
+    pub(crate) fn new(recency: bool) -> Self {
+        Self { recency: recency.then(Recency::default), ..Self::default() }
+    }
+
+    /// One object.
+    pub(crate) fn get(&self, kind: Kind, key: &ObjectKey) -> Option<&Object> {
+        self.of(kind).get(key).map(|object| &**object)
+    }
+
+    /// Keys of one kind.
+    pub(crate) fn keys_of(&self, kind: Kind) -> impl Iterator<Item = &ObjectKey> {
+        self.of(kind).keys()
+    }
+
+    /// Every Service is compiled again.
+    pub(crate) fn touch_all(&mut self) {
+        self.dirty.all = true;
+    }
+
+    /// Whether the Endpoints of a Service changed after its slices did. A metaServer whose cloud does not follow slices
+    /// serves those of its first day for ever (kubeedge/kubeedge#6088).
+    pub(crate) fn endpoints_are_newer(&self, service: &ServiceId) -> bool {
+        self.recency.as_ref().is_some_and(|recency| {
+            recency
+                .endpoints
+                .get(service)
+                .is_some_and(|at| recency.slices.get(service).is_none_or(|then| at > then))
+        })
+    }
+
     fn of(&self, kind: Kind) -> &BTreeMap<ObjectKey, Arc<Object>> {
         &self.by_kind[kind as usize]
     }
@@ -82,6 +127,9 @@ impl Objects {
     }
 
     fn touch(&mut self, object: &Object) {
+        if let Some(recency) = &mut self.recency {
+            recency.note(object);
+        }
         match object {
             Object::Service(_) | Object::Endpoints(_) => {
                 self.dirty.services.insert(object.key());
@@ -201,6 +249,30 @@ impl Objects {
             Object::DestinationRule(rule) => Some((key, rule)),
             _ => None,
         })
+    }
+}
+
+impl Recency {
+    fn note(&mut self, object: &Object) {
+        self.changes += 1;
+        match object {
+            Object::Endpoints(_) => {
+                self.endpoints.insert(object.key(), self.changes);
+            }
+            Object::EndpointSlice(_) => {
+                if let Some(service) = service_of_slice(object) {
+                    self.slices.insert(service, self.changes);
+                }
+            }
+            Object::Service(_) => {
+                // Entries of Services that are gone would add up.
+                let known = [&mut self.endpoints, &mut self.slices];
+                for sets in known.into_iter().filter(|sets| sets.len() > MAX_RECENCY) {
+                    sets.clear();
+                }
+            }
+            Object::Pod(_) | Object::Node(_) | Object::Namespace(_) | Object::DestinationRule(_) => {}
+        }
     }
 }
 

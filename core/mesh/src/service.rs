@@ -5,7 +5,9 @@ use edgemesh_api::{Name, ObjectKey, Protocol, Service, ServicePort, label};
 
 use crate::address::routable;
 use crate::endpoints::portless;
-use crate::{Distribution, Finding, Policy, ServiceEntry, ServiceId, ServiceKind};
+use crate::{
+    Distribution, Finding, MeshOptions, Policy, ServiceEntry, ServiceFilter, ServiceId, ServiceKind,
+};
 
 /// Default of `sessionAffinityConfig.clientIP.timeoutSeconds` (core/v1: three hours).
 const AFFINITY_TIMEOUT: Duration = Duration::from_secs(10_800);
@@ -17,6 +19,7 @@ const AFFINITY_TIMEOUT_MAX: u32 = 86_400;
 pub(crate) fn shape(
     id: &ServiceId,
     service: &Service,
+    options: &MeshOptions,
     policy: Policy,
     findings: &mut Vec<Finding>,
 ) -> (ServiceEntry, Vec<ServicePort>) {
@@ -41,7 +44,7 @@ pub(crate) fn shape(
         internal_local: internal_local(service, &mut report),
         policy,
         publish_not_ready: service.spec.publish_not_ready_addresses,
-        intercepted: is_intercepted(id, service),
+        intercepted: is_intercepted(id, service, options),
     };
     (entry, ports)
 }
@@ -160,10 +163,14 @@ fn internal_local(service: &Service, report: &mut impl FnMut(String)) -> bool {
 }
 
 /// Only the presence of the labels counts, as in kube-proxy and Go EdgeMesh. The API server's own Service is left
-/// alone always: on the way to it the mesh would depend on itself.
-fn is_intercepted(id: &ObjectKey, service: &Service) -> bool {
-    let labels = &service.metadata.labels;
-    let foreign = [label::EDGEMESH_PROXY_NAME, label::SERVICE_PROXY_NAME, label::HEADLESS];
-    !foreign.iter().any(|name| labels.contains_key(*name))
-        && (&*id.namespace, &*id.name) != ("default", "kubernetes")
+/// alone unless it is asked for: on the way to it the mesh would depend on itself.
+fn is_intercepted(id: &ObjectKey, service: &Service, options: &MeshOptions) -> bool {
+    let has = |name: &str| service.metadata.labels.contains_key(name);
+    let ours = match options.filter {
+        ServiceFilter::IfLabelExists => !has(label::EDGEMESH_PROXY_NAME),
+        ServiceFilter::IfLabelDoesNotExist => has(label::EDGEMESH_PROXY_NAME),
+    };
+    ours && !has(label::SERVICE_PROXY_NAME)
+        && !has(label::HEADLESS)
+        && (options.kubernetes_service || (&*id.namespace, &*id.name) != ("default", "kubernetes"))
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use edgemesh_api::{Name, ObjectKey, Protocol};
 
+use crate::Provenance;
+
 /// Namespace and name of a Service.
 pub type ServiceId = ObjectKey;
 
@@ -201,6 +203,8 @@ pub struct MeshSnapshot {
     pub generation: Generation,
     /// True until a source has delivered a complete listing in this process: the data is the journal's.
     pub stale: bool,
+    /// Where the objects come from and how old they are; `None` where nothing follows a source.
+    pub provenance: Option<Arc<Provenance>>,
     /// The node the agent runs on.
     pub node: LocalNode,
     /// Every Service by namespace and name.
@@ -231,6 +235,7 @@ impl MeshSnapshot {
         Self {
             generation: Generation(0),
             stale: true,
+            provenance: None,
             node: LocalNode { name: node, zone: None },
             services: BTreeMap::new(),
             frontends: BTreeMap::new(),

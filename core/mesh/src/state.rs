@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use edgemesh_api::{Kind, Name, Object, ObjectKey, SourceEvent};
 
+use crate::believe::{Beliefs, Doubt, Verdict};
 use crate::compile::{self, Compiled};
 use crate::objects::Objects;
 use crate::policy::policies;
-use crate::{Generation, MeshSnapshot, ServiceId};
+use crate::{Generation, MeshOptions, MeshSnapshot, Provenance, ServiceId};
 
 /// What an event did to the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +17,7 @@ pub enum Applied {
     Unchanged,
     /// The next snapshot differs.
     Changed,
-    /// A listing ended that would have emptied the mesh; what it left out is kept until a second one confirms it.
+    /// A listing ended that is not believed yet; what it left out is kept until a later one confirms it.
     ListingDoubted,
 }
 
@@ -41,13 +43,21 @@ impl Applied {
 /// because a source that lost its store, its permissions or its upstream looks exactly so (kubeedge/kubeedge#4086,
 /// #6641). What a doubted listing has is taken over, what it leaves out is kept; the next complete listing that is
 /// doubtful too confirms it and deletes. Single `Delete` events are always believed.
+///
+/// Sources that list kind by kind (`ResetKind … SyncedKind`) are judged by [`Doubt`]'s rule, kind by kind, with the time
+/// that [`MeshState::handle_time`] tells.
 #[derive(Debug)]
 pub struct MeshState {
     node: Name,
+    options: MeshOptions,
+    provenance: Option<Arc<Provenance>>,
+    now: Option<Instant>,
     objects: Objects,
     listing: Option<Listing>,
     doubted: bool,
+    beliefs: Beliefs,
     synced: bool,
+    synced_kinds: BTreeSet<Kind>,
     generation: Generation,
     compiled: BTreeMap<ServiceId, Compiled>,
 }
@@ -63,12 +73,22 @@ struct Listing {
 impl MeshState {
     /// The state of nothing, on a node of this name.
     pub fn new(node: Name) -> Self {
+        Self::with_options(node, MeshOptions::default())
+    }
+
+    /// The state of nothing, with options.
+    pub fn with_options(node: Name, options: MeshOptions) -> Self {
         Self {
             node,
-            objects: Objects::default(),
+            objects: Objects::new(options.cached_source),
+            beliefs: Beliefs::new(options.cached_source),
+            options,
+            provenance: None,
+            now: None,
             listing: None,
             doubted: false,
             synced: false,
+            synced_kinds: BTreeSet::new(),
             generation: Generation(0),
             compiled: BTreeMap::new(),
         }
@@ -84,6 +104,26 @@ impl MeshState {
         self.doubted = false;
     }
 
+    /// Tells where the objects come from; snapshots carry it.
+    pub fn set_provenance(&mut self, provenance: Arc<Provenance>) {
+        self.provenance = Some(provenance);
+    }
+
+    /// Tells the time; events that follow happen then.
+    pub fn handle_time(&mut self, now: Instant) {
+        self.now = Some(now);
+    }
+
+    /// Changes which Services the mesh intercepts; whether that changes anything.
+    pub fn set_options(&mut self, options: MeshOptions) -> bool {
+        let changed = self.options != options;
+        self.options = options;
+        if changed {
+            self.objects.touch_all();
+        }
+        changed
+    }
+
     /// Takes in one event of the source.
     pub fn apply(&mut self, event: SourceEvent) -> Applied {
         match event {
@@ -95,10 +135,12 @@ impl MeshState {
                 if let Some(listing) = &mut self.listing {
                     listing.note(&object);
                 }
+                self.beliefs.note(&object, self.objects.get(object.kind(), &object.key()));
                 Applied::from_change(self.objects.upsert(object))
             }
             SourceEvent::Delete(kind, key) => {
                 let known = self.objects.remove(kind, &key);
+                self.beliefs.deleted(kind, &key);
                 if let Some(listing) = &mut self.listing {
                     listing.seen.remove(&(kind, key));
                 }
@@ -107,6 +149,15 @@ impl MeshState {
             SourceEvent::Synced => {
                 self.listing.take().map_or(Applied::Unchanged, |listing| self.finish(listing))
             }
+            SourceEvent::ResetKind(kind) => {
+                self.beliefs.reset(kind, self.objects.count(kind));
+                Applied::Unchanged
+            }
+            SourceEvent::Keep(kind, key) => {
+                self.beliefs.keep(kind, key);
+                Applied::Unchanged
+            }
+            SourceEvent::SyncedKind(kind) => self.finish_kind(kind),
         }
     }
 
@@ -125,6 +176,28 @@ impl MeshState {
         Applied::from_change(was_stale || !gone.is_empty())
     }
 
+    fn finish_kind(&mut self, kind: Kind) -> Applied {
+        let gone = match self.beliefs.judge(kind, self.objects.keys_of(kind), self.now) {
+            Verdict::None => return Applied::Unchanged,
+            Verdict::Doubted(_) => return Applied::ListingDoubted,
+            Verdict::Gone(gone) => gone,
+        };
+        for key in &gone {
+            self.objects.remove(kind, key);
+        }
+        self.synced_kinds.insert(kind);
+        let synced =
+            [Kind::EndpointSlice, Kind::Endpoints].iter().any(|kind| self.synced_kinds.contains(kind))
+                && self.synced_kinds.contains(&Kind::Service);
+        let was_stale = synced && !std::mem::replace(&mut self.synced, true);
+        Applied::from_change(was_stale || !gone.is_empty())
+    }
+
+    /// Objects that are served though the last listing of their kind left them out: the kind, why, and how many.
+    pub fn held(&self) -> impl Iterator<Item = (Kind, Doubt, usize)> {
+        self.beliefs.held()
+    }
+
     fn is_doubtful(&self, listing: &Listing) -> bool {
         let known = |kind| self.objects.count(kind) > 0;
         (!listing.services && known(Kind::Service))
@@ -138,10 +211,12 @@ impl MeshState {
         let dirty = self.objects.take_dirty();
         let mut findings = Vec::new();
         let policies = policies(&self.objects, &mut findings);
-        compile::services(&self.objects, dirty, &policies, &mut self.compiled);
-        let mut snapshot = compile::assemble(&self.node, &self.objects, &self.compiled, findings);
+        compile::services(&self.objects, &self.options, dirty, &policies, &mut self.compiled);
+        let held = |id: &ServiceId| self.beliefs.is_held(Kind::Service, id);
+        let mut snapshot = compile::assemble(&self.node, &self.objects, &self.compiled, &held, findings);
         snapshot.generation = self.generation;
         snapshot.stale = self.is_stale();
+        snapshot.provenance.clone_from(&self.provenance);
         snapshot
     }
 

@@ -159,7 +159,7 @@ impl<C: PartialEq> Resolver<C> {
                 if parsed.qtype == rtype::ANY && !matches!(node, Node::Missing) {
                     put_hinfo(&mut writer, owner, self.zone.ttl);
                 }
-                let mut records = Records::new(&self.zone, &mut writer, &parsed.name, depth, draw);
+                let mut records = Records::new(&self.zone, &mut writer, &parsed.name, depth, draw, now);
                 records.append(&node, owner, parsed.qtype, serial);
                 if matches!(node, Node::Missing) {
                     rcode = Rcode::NxDomain;
@@ -185,7 +185,8 @@ impl<C: PartialEq> Resolver<C> {
             target = Some(next);
         };
         if !answered {
-            Records::new(&self.zone, &mut writer, &parsed.name, depth, draw).soa(Section::Authority, serial);
+            Records::new(&self.zone, &mut writer, &parsed.name, depth, draw, now)
+                .soa(Section::Authority, serial);
         }
         writer.finish(query, flag::AA, rcode.code(), None);
         Step::Reply(Origin::Cluster)

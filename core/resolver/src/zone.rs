@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use edgemesh_mesh::{Backend, MeshSnapshot, PortEntry, ServiceEntry, ServiceId, ServiceKind};
 
@@ -18,6 +19,8 @@ pub(crate) enum Node<'s> {
     Apex,
     /// `dns-version`.
     Version,
+    /// `edgemesh-metadata`: where the answers come from, and how old that is.
+    Metadata(&'s MeshSnapshot),
     /// `ns.dns`, the name in SOA and NS.
     NameServer,
     /// Exists only because names below it do (RFC 8020).
@@ -43,6 +46,7 @@ fn find<'s>(name: &LowerName, depth: usize, snapshot: &'s MeshSnapshot) -> Optio
     let Some(last) = depth.checked_sub(1) else { return Some(Node::Apex) };
     match (name.label(last)?, depth) {
         ("dns-version", 1) => Some(Node::Version),
+        ("edgemesh-metadata", 1) => Some(Node::Metadata(snapshot)),
         ("dns" | "svc" | "pod", 1) => Some(Node::Empty),
         ("dns", 2) => (name.label(0)? == "ns").then_some(Node::NameServer),
         ("svc" | "pod", 2) => snapshot.namespaces.contains(name.label(0)?).then_some(Node::Empty),
@@ -117,9 +121,13 @@ pub(crate) fn addresses(node: &Node<'_>) -> Vec<IpAddr> {
             let wanted = Label::new(label);
             published_addresses(service, |backend| wanted.names(backend))
         }
-        Node::Apex | Node::Version | Node::NameServer | Node::Empty | Node::Missing | Node::Port(..) => {
-            Vec::new()
-        }
+        Node::Apex
+        | Node::Version
+        | Node::Metadata(_)
+        | Node::NameServer
+        | Node::Empty
+        | Node::Missing
+        | Node::Port(..) => Vec::new(),
     }
 }
 
@@ -157,6 +165,7 @@ pub(crate) struct Records<'z, 'w, 'o> {
     zone_pointer: u16,
     /// Where the order of several records begins.
     draw: u64,
+    now: Instant,
 }
 
 impl<'z, 'w, 'o> Records<'z, 'w, 'o> {
@@ -167,9 +176,10 @@ impl<'z, 'w, 'o> Records<'z, 'w, 'o> {
         question: &LowerName,
         depth: usize,
         draw: u64,
+        now: Instant,
     ) -> Self {
         let zone_pointer = pointer_to(HEADER + question.start(depth)).unwrap_or_default();
-        Self { zone, writer, zone_pointer, draw }
+        Self { zone, writer, zone_pointer, draw, now }
     }
 
     /// Appends what the node has of the type; nothing for a name without such records.
@@ -181,6 +191,19 @@ impl<'z, 'w, 'o> Records<'z, 'w, 'o> {
                 self.writer.record(Section::Answer, owner, rtype::TXT, self.zone.ttl, |out| {
                     out.push(u8::try_from(SCHEMA_VERSION.len()).unwrap_or_default());
                     out.extend_from_slice(SCHEMA_VERSION);
+                    true
+                });
+            }
+            (Node::Metadata(snapshot), rtype::TXT) => {
+                let strings = metadata(snapshot, self.now);
+                // What ages by the second is not to be kept.
+                self.writer.record(Section::Answer, owner, rtype::TXT, 0, |out| {
+                    for text in &strings {
+                        // RFC 1035 section 3.3: a character-string has at most 255 octets.
+                        let text = &text.as_bytes()[..text.len().min(255)];
+                        out.push(u8::try_from(text.len()).unwrap_or_default());
+                        out.extend_from_slice(text);
+                    }
                     true
                 });
             }
@@ -313,6 +336,20 @@ impl<'z, 'w, 'o> Records<'z, 'w, 'o> {
             }
         }
     }
+}
+
+/// Source and age of the snapshot, as `key=value` (RFC 6763 section 6.3).
+fn metadata(snapshot: &MeshSnapshot, now: Instant) -> Vec<String> {
+    let mut strings = Vec::new();
+    if let Some(provenance) = &snapshot.provenance {
+        strings.push(format!("source={}", provenance.source()));
+        if let Some(age) = provenance.age(now) {
+            strings.push(format!("age={}s", age.as_secs()));
+        }
+    }
+    let state = if snapshot.stale { "journal" } else { "live" };
+    strings.extend([format!("state={state}"), format!("generation={}", snapshot.generation)]);
+    strings
 }
 
 /// The names an address has in the snapshot: of the Service whose virtual address it is, else of the endpoints of

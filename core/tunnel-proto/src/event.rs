@@ -203,6 +203,11 @@ pub enum Input {
         /// Identities that Node objects vouch for.
         vouched: BTreeMap<Name, PeerId>,
     },
+    /// The relays to use from now on. Those that stay keep their connections and reservations.
+    Relays {
+        /// All of them.
+        relays: Vec<RelayTarget>,
+    },
 }
 
 /// What is dialled.

@@ -168,6 +168,18 @@ impl TunnelState {
                 }
                 self.published.dirty = true;
             }
+            Input::Relays { relays } => {
+                let mut known = std::mem::take(&mut self.relays);
+                self.relays = relays
+                    .into_iter()
+                    .take(MAX_RELAYS_USED)
+                    .map(|target| match known.iter().position(|relay| relay.target == target) {
+                        Some(index) => known.swap_remove(index),
+                        None => Relay::new(target),
+                    })
+                    .collect();
+                self.published.dirty = true;
+            }
         }
         self.wake = Some(now);
     }

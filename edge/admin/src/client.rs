@@ -62,7 +62,7 @@ pub fn fetch(socket: &Path, target: &str) -> Result<String, FetchError> {
     let response = String::from_utf8(response).map_err(|_| not_http())?;
     let (head, body) = response.split_once("\r\n\r\n").ok_or_else(not_http)?;
     let status = head.split(' ').nth(1).and_then(|word| word.parse::<u16>().ok()).ok_or_else(not_http)?;
-    if status == 200 || target.starts_with("/healthz") && status == 503 {
+    if status == 200 || ["/healthz", "/readyz"].contains(&target) && status == 503 {
         return Ok(body.to_owned());
     }
     Err(FetchError::Refused { status, message: body.trim_end().to_owned() })

@@ -1,6 +1,6 @@
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 
 use edgemesh_api::Protocol;
 use edgemesh_mesh::Path;
@@ -129,7 +129,7 @@ pub struct Metrics {
     connections: Family<EndLabels, Counter>,
     open: Family<OpenLabels, Gauge>,
     bytes: Family<ByteLabels, Counter>,
-    access_log: AccessLog,
+    access_log: AtomicU8,
     open_tcp: AtomicI64,
     open_udp: AtomicI64,
     ended: AtomicU64,
@@ -163,12 +163,17 @@ impl Metrics {
             connections,
             open,
             bytes,
-            access_log,
+            access_log: AtomicU8::new(access_log as u8),
             open_tcp: AtomicI64::new(0),
             open_udp: AtomicI64::new(0),
             ended: AtomicU64::new(0),
             unserved: AtomicU64::new(0),
         }
+    }
+
+    /// Changes which connections are logged.
+    pub fn set_access_log(&self, access_log: AccessLog) {
+        self.access_log.store(access_log as u8, Ordering::Relaxed);
     }
 
     /// The OpenMetrics text.
@@ -197,7 +202,8 @@ impl Metrics {
 
     fn log(&self, access: &Access) {
         let quiet = matches!(access.outcome, Outcome::Closed | Outcome::Idle | Outcome::Drained);
-        if self.access_log == AccessLog::Off || (quiet && self.access_log == AccessLog::Errors) {
+        let access_log = self.access_log.load(Ordering::Relaxed);
+        if access_log == AccessLog::Off as u8 || (quiet && access_log == AccessLog::Errors as u8) {
             return;
         }
         tracing::info!(

@@ -31,7 +31,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Whether the agent works, for probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// False makes `/healthz` answer 503.
+    /// False makes `/healthz` or `/readyz` answer 503.
     pub ok: bool,
     /// One line per part.
     pub detail: String,
@@ -54,6 +54,8 @@ pub type PageResult = Option<Result<Page, String>>;
 pub trait Pages: Send + Sync + 'static {
     /// Whether the agent works.
     fn health(&self) -> Health;
+    /// Whether it has something to serve.
+    fn ready(&self) -> Health;
     /// A page by path (`/status`, `/explain`) and query string.
     fn page(&self, path: &str, query: &str) -> BoxFuture<'static, PageResult>;
 }
@@ -93,7 +95,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Binds the Unix socket (mode 0600) and, when an address is given, the listener for `/metrics` and `/healthz`.
+    /// Binds the Unix socket (mode 0600) and, when an address is given, the listener for `/metrics`, `/healthz` and `/readyz`.
     /// A socket file that nobody answers at is replaced.
     pub fn bind(path: &Path, metrics: Option<SocketAddr>) -> Result<Self, AdminError> {
         let failed = |source| AdminError::Socket { path: path.to_owned(), source };
@@ -200,8 +202,8 @@ async fn answer(
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is known here\n".to_owned());
     }
     match request.uri().path() {
-        "/healthz" => {
-            let health = pages.health();
+        path @ ("/healthz" | "/readyz") => {
+            let health = if path == "/healthz" { pages.health() } else { pages.ready() };
             let status = if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             text(status, health.detail)
         }

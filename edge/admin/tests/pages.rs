@@ -38,6 +38,10 @@ impl Pages for Fixed {
         Health { ok: self.ok, detail: "rules: applied\n".to_owned() }
     }
 
+    fn ready(&self) -> Health {
+        Health { ok: false, detail: "nothing is known\n".to_owned() }
+    }
+
     fn page(&self, path: &str, query: &str) -> BoxFuture<'static, PageResult> {
         let page = match path {
             "/status" => Some(Ok(Page::Json(r#"{"node":"n"}"#.to_owned()))),

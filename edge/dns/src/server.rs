@@ -158,7 +158,7 @@ struct Turn {
 
 impl Turn {
     fn follow_upstreams(&mut self) {
-        if let Some(servers) = self.upstreams.changed(Instant::now()) {
+        if let Some(servers) = self.upstreams.changed(Instant::now(), &self.snapshots.load()) {
             self.resolver.set_upstreams(&servers);
             let usable = self.resolver.upstreams(Instant::now());
             if usable == 0 {

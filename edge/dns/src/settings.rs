@@ -36,4 +36,6 @@ pub enum UpstreamSource {
     ResolvConf(PathBuf),
     /// These.
     Servers(Vec<SocketAddr>),
+    /// The cluster's own DNS Services, by their virtual addresses, and these.
+    ClusterDns(Vec<SocketAddr>),
 }

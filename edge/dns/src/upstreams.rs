@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use edgemesh_mesh::MeshSnapshot;
 use edgemesh_resolver::{Nameserver, parse_resolv_conf};
 
 use crate::listen::interface_index;
@@ -25,22 +26,32 @@ pub(crate) struct UpstreamList {
     source: UpstreamSource,
     stamp: Option<Stamp>,
     looked: Option<Instant>,
+    last: Vec<SocketAddr>,
 }
 
 impl UpstreamList {
     pub(crate) fn new(source: UpstreamSource) -> Self {
-        Self { source, stamp: None, looked: None }
+        Self { source, stamp: None, looked: None, last: Vec::new() }
     }
 
     /// The list, when it is another one than at the last call. A file that cannot be read changes nothing: the
     /// upstreams that were known are better than none.
-    pub(crate) fn changed(&mut self, now: Instant) -> Option<Vec<SocketAddr>> {
+    pub(crate) fn changed(&mut self, now: Instant, snapshot: &MeshSnapshot) -> Option<Vec<SocketAddr>> {
         if self.looked.is_some_and(|looked| now < looked + LOOK_EVERY) {
             return None;
         }
         let first = self.looked.replace(now).is_none();
         match &self.source {
             UpstreamSource::Servers(servers) => first.then(|| servers.clone()),
+            UpstreamSource::ClusterDns(servers) => {
+                let mut list = cluster_dns(snapshot);
+                list.extend(
+                    servers.iter().filter(|server| !list.contains(server)).copied().collect::<Vec<_>>(),
+                );
+                // A snapshot that lost the Services has not lost the servers.
+                let news = first || (!list.is_empty() && list != self.last);
+                news.then(|| self.last.clone_from(&list)).map(|()| list)
+            }
             UpstreamSource::ResolvConf(path) => {
                 let stamp = stamp(path).filter(|stamp| self.stamp != Some(*stamp))?;
                 let text = fs::read_to_string(path).ok()?;
@@ -49,6 +60,14 @@ impl UpstreamList {
             }
         }
     }
+}
+
+/// The virtual addresses of the cluster's own DNS: the Services that kubeadm and its kin install under these names (Go
+/// EdgeMesh pkg/dns looks for the same).
+fn cluster_dns(snapshot: &MeshSnapshot) -> Vec<SocketAddr> {
+    let services = ["kube-dns", "coredns"].iter().filter_map(|name| snapshot.service("kube-system", name));
+    let addresses = services.flat_map(|service| &service.cluster_ips);
+    addresses.map(|ip| SocketAddr::new(*ip, PORT)).collect()
 }
 
 fn stamp(path: &PathBuf) -> Option<Stamp> {
@@ -76,7 +95,8 @@ mod tests {
         let mut now = Instant::now();
         let mut look = |list: &mut UpstreamList| {
             now += LOOK_EVERY;
-            list.changed(now).map(|servers| servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>())
+            list.changed(now, &MeshSnapshot::empty("n".into()))
+                .map(|servers| servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>())
         };
         assert_eq!(look(&mut list), None);
         let write = |text: &str| {

@@ -22,6 +22,8 @@ pub(crate) fn find(rt: &mut Handle, name: &str) -> Result<Option<Link>, Intercep
 pub(crate) fn ensure(rt: &mut Handle, device: &Device) -> Result<Ensured, InterceptError> {
     let mut made = false;
     let mut changed = false;
+    let adopted = adopt(rt, device)?;
+    changed |= adopted;
     let link = match find(rt, &device.name)? {
         Some(link) => link,
         None => {
@@ -38,6 +40,32 @@ pub(crate) fn ensure(rt: &mut Handle, device: &Device) -> Result<Ensured, Interc
     }
     let (addresses, ipv6) = ensure_addresses(rt, link.index, device)?;
     Ok(Ensured { made, changed: changed || addresses, ipv6 })
+}
+
+/// Makes the device that Go EdgeMesh leaves behind ours: a bridge of this name without ports that has our address and
+/// no other (`commonConfig.bridgeDeviceIP`; Go EdgeMesh pkg/util creates it and never removes it). Nothing but a mesh
+/// agent makes such a device, and a node that moves from one to the other has it.
+fn adopt(rt: &mut Handle, device: &Device) -> Result<bool, InterceptError> {
+    let Some(link) = rt.link(&device.name)? else { return Ok(false) };
+    if link.mac == Some(DEVICE_MAC) || link.kind.as_deref() != Some("bridge") {
+        return Ok(false);
+    }
+    let ports = rt.links()?.iter().any(|port| port.master == Some(link.index));
+    let own: Vec<IpAddr> = rt
+        .addresses()?
+        .into_iter()
+        .filter(|address| address.link == link.index)
+        .map(|address| address.prefix.addr)
+        // The kernel gives every device that is up one of these.
+        .filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()))
+        .collect();
+    let ours = |ip: &IpAddr| device.addresses.iter().any(|address| address.addr == *ip);
+    if ports || own.is_empty() || !own.iter().all(ours) {
+        return Ok(false);
+    }
+    tracing::info!(device = device.name, "the device of another mesh agent is taken over");
+    rt.set_mac(link.index, DEVICE_MAC)?;
+    Ok(true)
 }
 
 /// What [`ensure`] found and did.

@@ -5,13 +5,16 @@
 //! `Journal::load` → `MeshState::restore`, later `MeshState::objects` → `JournalWriter::offer`.
 
 mod journal;
+mod kube;
 mod manifests;
 mod parse;
 mod tree;
 mod watch;
 
 pub use journal::{
-    Journal, JournalError, JournalGeneration, JournalStatus, JournalWriter, Loaded, check_journal,
+    Journal, JournalError, JournalGeneration, JournalStatus, JournalStorage, JournalWriter, Loaded, Saved,
+    check_journal,
 };
+pub use kube::{AccessError, ApiAccess, KubeBoard, KubeSource, KubeSourceSpec, Pem, Token, parse_kubeconfig};
 pub use manifests::ManifestDir;
 pub use parse::{Problem, parse_manifests};

@@ -92,6 +92,7 @@ impl Bench {
             }
             SourceEvent::Delete(_, key) => format!("-{key}"),
             SourceEvent::Synced => "synced".to_owned(),
+            other => panic!("a directory does not list by kind: {other:?}"),
         }
     }
 

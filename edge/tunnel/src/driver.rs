@@ -34,7 +34,7 @@ use crate::inbound::Gate;
 use crate::interfaces::Interfaces;
 use crate::key::{node_key, pre_shared_key};
 use crate::mdns::{self, Found};
-use crate::settings::{TunnelError, TunnelSettings};
+use crate::settings::{RelayAddress, TunnelError, TunnelSettings};
 use crate::status::{PeerStatus, Published, PublishedPeer, UnreachableNode};
 use crate::stream::PeerCounts;
 use crate::streams::Link;
@@ -107,6 +107,7 @@ impl Tunnel {
         let (dials, lookups) = Dials::new();
         let (advertised, told) = watch::channel(Vec::new());
         let found = mdns::start(&settings, own, told, &shared.gate);
+        let (relays_in, relays) = watch::channel(settings.relays.clone());
         let now = Instant::now();
         let driver = Driver {
             state: TunnelState::new(spec(&settings, own), Box::new(Signer(key)), now),
@@ -135,25 +136,30 @@ impl Tunnel {
             ran: now,
             dirty: true,
         };
-        tokio::spawn(driver.run(Inbox { frames, demands, lookups, found }, shutdown));
-        Ok(TunnelHandle { shared, demands: demands_in })
+        tokio::spawn(driver.run(Inbox { frames, demands, lookups, found, relays }, shutdown));
+        Ok(TunnelHandle { shared, demands: demands_in, relays: relays_in })
     }
 }
 
+/// The relays as the state knows them; the node itself is none.
+fn targets(relays: &[RelayAddress], own: PeerId) -> Vec<RelayTarget> {
+    let others = relays.iter().filter(|relay| relay.peer != Some(own));
+    others
+        .map(|relay| RelayTarget {
+            address: edgemesh_tunnel_proto::Address::new(relay.name()),
+            peer: relay.peer.as_ref().map(peer_text),
+        })
+        .collect()
+}
+
 fn spec(settings: &TunnelSettings, own: PeerId) -> TunnelSpec {
-    let relays = settings.relays.iter().filter(|relay| relay.peer != Some(own));
     TunnelSpec {
         node: settings.node.clone(),
         peer: peer_text(&own),
         zone: settings.zone.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         relay: settings.relay,
-        relays: relays
-            .map(|relay| RelayTarget {
-                address: edgemesh_tunnel_proto::Address::new(relay.name()),
-                peer: relay.peer.as_ref().map(peer_text),
-            })
-            .collect(),
+        relays: targets(&settings.relays, own),
         sequence: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         seed: fastrand::u64(..),
     }
@@ -240,6 +246,7 @@ struct Inbox {
     demands: mpsc::Receiver<Demand>,
     lookups: mpsc::Receiver<LookedUp>,
     found: mpsc::Receiver<Found>,
+    relays: watch::Receiver<Vec<RelayAddress>>,
 }
 
 /// A connection, with both its names.
@@ -305,6 +312,10 @@ impl Driver {
                         self.on_frame(received);
                     }
                 }
+                Ok(()) = inbox.relays.changed() => {
+                    let relays = inbox.relays.borrow_and_update().clone();
+                    self.set_relays(relays);
+                }
                 Some(demand) = inbox.demands.recv() => {
                     self.on_demand(demand);
                     for _ in 0..BATCH {
@@ -322,6 +333,12 @@ impl Driver {
             }
         }
         self.shared.gate.drained().await;
+    }
+
+    fn set_relays(&mut self, relays: Vec<RelayAddress>) {
+        self.relays = relays.iter().map(|relay| (relay.name(), relay.multiaddr())).collect();
+        let relays = targets(&relays, *self.swarm.local_peer_id());
+        self.state.handle(Input::Relays { relays }, Instant::now());
     }
 
     /// Lets the state decide, does what it asks for, publishes; says when to do so again.

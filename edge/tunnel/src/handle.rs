@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::inbound::{Gate, header};
-use crate::settings::MAX_STREAMS_PER_PEER;
+use crate::settings::{MAX_STREAMS_PER_PEER, RelayAddress};
 use crate::status::{Published, TunnelStatus};
 use crate::stream::{PeerCounts, TunnelStream};
 use crate::streams::{OPEN_TIMEOUT, OpenError, OpenRequest};
@@ -61,6 +61,7 @@ pub(crate) struct Shared {
 pub struct TunnelHandle {
     pub(crate) shared: Arc<Shared>,
     pub(crate) demands: mpsc::Sender<Demand>,
+    pub(crate) relays: watch::Sender<Vec<RelayAddress>>,
 }
 
 impl TunnelHandle {
@@ -77,6 +78,11 @@ impl TunnelHandle {
     /// Ticks whenever the status changed, but for its counters.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
+    }
+
+    /// Replaces the relays to use; those that stay keep their reservations.
+    pub fn set_relays(&self, relays: Vec<RelayAddress>) {
+        self.relays.send_replace(relays);
     }
 
     async fn stream(&self, node: &Name) -> Result<TunnelStream, DialError> {

@@ -48,7 +48,7 @@ impl std::error::Error for DecodeError {}
 /// The group of `apiVersion` is checked, its version is not: the fields read here have the same shape in every
 /// version that was ever served.
 /// Annotations without a meaning to the mesh are dropped: `kubectl apply` stores a copy of the whole object in one.
-pub fn decode_value(mut value: Value) -> Result<Object, DecodeError> {
+pub fn decode_value(value: Value) -> Result<Object, DecodeError> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (text("/apiVersion"), text("/kind"));
     if kind.is_empty() {
@@ -74,9 +74,6 @@ pub fn decode_value(mut value: Value) -> Result<Object, DecodeError> {
             reason: "metadata.name is missing".to_owned(),
         });
     }
-    if let Some(annotations) = value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
-        annotations.retain(|name, _| name == label::PEER_ID);
-    }
     let decoded = match known {
         Kind::Service => typed(value).map(Object::Service),
         Kind::EndpointSlice => typed(value).map(Object::EndpointSlice),
@@ -86,7 +83,38 @@ pub fn decode_value(mut value: Value) -> Result<Object, DecodeError> {
         Kind::Namespace => typed(value).map(Object::Namespace),
         Kind::DestinationRule => typed(value).map(Object::DestinationRule),
     };
-    decoded.map_err(|reason| DecodeError::Invalid { kind: known, object, reason })
+    decoded.map(without_foreign_annotations).map_err(|reason| DecodeError::Invalid {
+        kind: known,
+        object,
+        reason,
+    })
+}
+
+/// Decodes one object of a known kind from JSON, as a typed list or a watch sends it: `kind` and `apiVersion` may be
+/// absent or wrong, since the request said which kind is meant (kubeedge/kubeedge#4086).
+pub fn decode_item(kind: Kind, json: &[u8]) -> Result<Object, DecodeError> {
+    let decoded = match kind {
+        Kind::Service => serde_json::from_slice(json).map(Object::Service),
+        Kind::EndpointSlice => serde_json::from_slice(json).map(Object::EndpointSlice),
+        Kind::Endpoints => serde_json::from_slice(json).map(Object::Endpoints),
+        Kind::Pod => serde_json::from_slice(json).map(Object::Pod),
+        Kind::Node => serde_json::from_slice(json).map(Object::Node),
+        Kind::Namespace => serde_json::from_slice(json).map(Object::Namespace),
+        Kind::DestinationRule => serde_json::from_slice(json).map(Object::DestinationRule),
+    };
+    let invalid = |object: String, reason: String| DecodeError::Invalid { kind, object, reason };
+    let object = decoded.map_err(|error| invalid(String::new(), error.to_string()))?;
+    if object.metadata().name.is_empty() {
+        return Err(invalid(String::new(), "metadata.name is missing".to_owned()));
+    }
+    Ok(without_foreign_annotations(object))
+}
+
+/// `kubectl apply` stores a copy of the whole object in an annotation; only those with a meaning stay.
+fn without_foreign_annotations(mut object: Object) -> Object {
+    let kept = [label::PEER_ID, label::OVER_CAPACITY];
+    object.metadata_mut().annotations.retain(|name, _| kept.contains(&&**name));
+    object
 }
 
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {

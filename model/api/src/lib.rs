@@ -14,13 +14,13 @@ mod service;
 mod source;
 mod unknown;
 
-pub use decode::{DecodeError, decode_value};
+pub use decode::{DecodeError, decode_item, decode_value};
 pub use discovery::{
     Endpoint, EndpointAddress, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice,
     EndpointSubset, Endpoints, ForName, TargetRef,
 };
 pub use istio::{ConsistentHash, DestinationRule, DestinationRuleSpec, LoadBalancerSettings, TrafficPolicy};
-pub use meta::{Name, ObjectKey, ObjectMeta};
+pub use meta::{Name, ObjectKey, ObjectMeta, Uid};
 pub use node::{Namespace, Node, NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{Container, ContainerPort, Pod, PodCondition, PodIp, PodSpec, PodStatus};
 pub use service::{
@@ -42,6 +42,10 @@ pub mod label {
     pub const EDGEMESH_PROXY_NAME: &str = "service.edgemesh.kubeedge.io/service-proxy-name";
     /// On a Service: its endpoints publish no virtual address (Kubernetes).
     pub const HEADLESS: &str = "service.kubernetes.io/headless";
+    /// On an EndpointSlice: the controller that writes it (Kubernetes, discovery.k8s.io/v1).
+    pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+    /// Annotation on an Endpoints object: its controller left addresses out (Kubernetes KEP-752).
+    pub const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
     /// Annotation on a Node: the libp2p peer identity that may speak for the node.
     pub const PEER_ID: &str = "edgemesh.kubeedge.io/peer-id";
 }

@@ -9,6 +9,9 @@ use crate::{
 
 /// What a source tells. A listing is `Reset, Upsert…, Synced`: objects that were known before the `Reset` and not
 /// repeated are deleted at `Synced`, never earlier. Outside a listing, `Upsert` and `Delete` are single changes.
+///
+/// A source that lists kind by kind, as API servers do, says `ResetKind, Upsert…, SyncedKind`; listings of different
+/// kinds may overlap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceEvent {
     /// A listing begins.
@@ -19,6 +22,12 @@ pub enum SourceEvent {
     Delete(Kind, ObjectKey),
     /// The listing that began with `Reset` is complete.
     Synced,
+    /// A listing of one kind begins.
+    ResetKind(Kind),
+    /// An object exists in a form that cannot be used: what is known of it stays.
+    Keep(Kind, ObjectKey),
+    /// The listing of one kind is complete.
+    SyncedKind(Kind),
 }
 
 /// The kinds the mesh reads.
@@ -112,6 +121,19 @@ impl Object {
         }
     }
 
+    /// The object's metadata, to change it.
+    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        match self {
+            Self::Service(object) => &mut object.metadata,
+            Self::EndpointSlice(object) => &mut object.metadata,
+            Self::Endpoints(object) => &mut object.metadata,
+            Self::Pod(object) => &mut object.metadata,
+            Self::Node(object) => &mut object.metadata,
+            Self::Namespace(object) => &mut object.metadata,
+            Self::DestinationRule(object) => &mut object.metadata,
+        }
+    }
+
     /// The object's key.
     pub fn key(&self) -> ObjectKey {
         self.metadata().key()
@@ -120,15 +142,7 @@ impl Object {
     /// Fills in the namespace of a namespaced object that leaves it out, and empties it where the kind has none.
     pub fn default_namespace(&mut self, namespace: &str) {
         let cluster_scoped = self.kind().cluster_scoped();
-        let metadata = match self {
-            Self::Service(object) => &mut object.metadata,
-            Self::EndpointSlice(object) => &mut object.metadata,
-            Self::Endpoints(object) => &mut object.metadata,
-            Self::Pod(object) => &mut object.metadata,
-            Self::Node(object) => &mut object.metadata,
-            Self::Namespace(object) => &mut object.metadata,
-            Self::DestinationRule(object) => &mut object.metadata,
-        };
+        let metadata = self.metadata_mut();
         if cluster_scoped {
             metadata.namespace = Name::from("");
         } else if metadata.namespace.is_empty() {

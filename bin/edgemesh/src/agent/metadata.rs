@@ -1,20 +1,22 @@
 //! Objects: from the source through `MeshState` to the published snapshot and the journal.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use edgemesh_api::{Name, SourceEvent};
-use edgemesh_mesh::{Generation, MeshSnapshot, MeshState};
-use edgemesh_metadata::{Journal, JournalError, JournalWriter, ManifestDir};
-use edgemesh_net::meet::{Report, Source as _, Trouble};
+use edgemesh_api::{Kind, Name, SourceEvent};
+use edgemesh_mesh::{Generation, MeshOptions, MeshSnapshot, MeshState, Provenance};
+use edgemesh_metadata::{
+    Journal, JournalError, JournalWriter, KubeBoard, KubeSource, KubeSourceSpec, ManifestDir,
+};
+use edgemesh_net::meet::{Report, Source, Trouble};
+use edgemesh_reflector::{KindState, KindStatus};
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::settings::AgentSettings;
+use crate::settings::{AgentSettings, SourceChoice};
 use crate::status::span;
 
 /// Events in flight between source and state; a listing of 10,000 Services passes through in pieces of this size.
@@ -27,6 +29,9 @@ const QUIET: Duration = Duration::from_millis(10);
 /// to a working connection).
 const BURST: Duration = Duration::from_millis(50);
 
+/// How often the age of what is known is looked at while nothing changes.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// Places of which trouble is remembered; beyond it the log has told.
 const MAX_REPORTS: usize = 1024;
 
@@ -34,76 +39,115 @@ const MAX_REPORTS: usize = 1024;
 pub(super) struct First {
     pub(super) state: MeshState,
     pub(super) snapshot: MeshSnapshot,
-    /// When what is served was saved.
-    pub(super) saved_at: Option<SystemTime>,
+    /// The source, and how old what is served is.
+    pub(super) provenance: Arc<Provenance>,
 }
 
 /// Loads the journal, so that DNS and proxy serve before any source answers.
 pub(super) fn restore(settings: &AgentSettings, node: Name) -> (First, Option<Journal>) {
-    let mut state = MeshState::new(node.clone());
-    let (mut snapshot, mut saved_at) = (MeshSnapshot::empty(node), None);
-    if settings.manifests.is_none() {
-        return (First { state, snapshot, saved_at }, None);
+    let mut state = MeshState::with_options(node.clone(), settings.mesh);
+    let mut snapshot = MeshSnapshot::empty(node);
+    let source = settings.source.describe();
+    let provenance =
+        |saved: Option<Duration>| Arc::new(Provenance::new(source.as_str().into(), Instant::now(), saved));
+    if !settings.source.is_some() {
+        return (First { state, snapshot, provenance: provenance(None) }, None);
     }
-    let journal = Journal::new(settings.state_dir.join("journal"));
-    match journal.load() {
+    let mut journal = Journal::new(settings.state_dir.join("journal")).of_source(&source);
+    let provenance = match journal.load() {
         Ok(loaded) => {
-            if let Some(refused) = loaded.refused {
-                tracing::warn!(reason = refused.as_str(), "{refused}; the copy before it is used");
+            let generation = loaded.generation.as_str();
+            if let Some(ignored) = loaded.ignored {
+                tracing::warn!(
+                    generation,
+                    reason = ignored.as_str(),
+                    "{ignored}; what was saved before is used"
+                );
             }
+            let objects = loaded.events.len().saturating_sub(2);
+            let source = loaded.source;
             tracing::info!(
-                objects = loaded.events.len().saturating_sub(2),
+                objects,
+                source,
+                generation,
                 "the journal's copy is served until the source answers"
             );
-            saved_at = Some(loaded.saved_at);
             state.restore(loaded.events);
+            let provenance = provenance(loaded.saved_at.elapsed().ok());
+            state.set_provenance(provenance.clone());
             snapshot = state.compile();
+            provenance
         }
-        Err(JournalError::Missing) => {}
         Err(error) => {
-            tracing::warn!(reason = error.as_str(), "{error}; the node serves once the source has answered");
+            if error != JournalError::Missing {
+                tracing::warn!(
+                    reason = error.as_str(),
+                    "{error}; the node serves once the source has answered"
+                );
+            }
+            let provenance = provenance(None);
+            state.set_provenance(provenance.clone());
+            provenance
         }
-    }
-    (First { state, snapshot, saved_at }, Some(journal))
+    };
+    (First { state, snapshot, provenance }, Some(journal))
 }
 
 /// What the status page tells of the metadata.
 pub(super) struct State {
-    source: String,
-    /// Milliseconds after `origin` at which the source was last heard, plus one; 0 before that.
-    heard: AtomicU64,
-    origin: Instant,
-    saved_at: Option<SystemTime>,
+    provenance: Arc<Provenance>,
     reports: Mutex<BTreeMap<String, String>>,
     journal: Mutex<Option<JournalWriter>>,
+    /// How the kinds of an API server are followed.
+    board: OnceLock<Arc<KubeBoard>>,
+    held: Mutex<Vec<String>>,
 }
 
 impl State {
-    pub(super) fn new(settings: &AgentSettings, first: &First, journal: Option<JournalWriter>) -> Self {
-        let source = settings
-            .manifests
-            .as_ref()
-            .map_or_else(|| "none".to_owned(), |directory| format!("manifests {}", directory.display()));
+    pub(super) fn new(first: &First, journal: Option<JournalWriter>) -> Self {
         Self {
-            source,
-            heard: AtomicU64::new(0),
-            origin: Instant::now(),
-            saved_at: first.saved_at,
+            provenance: first.provenance.clone(),
             reports: Mutex::default(),
             journal: Mutex::new(journal),
+            board: OnceLock::new(),
+            held: Mutex::default(),
         }
     }
 
+    /// How each kind of an API server is followed; empty with a directory of manifests.
+    pub(super) fn kinds(&self) -> Vec<KindStatus> {
+        self.board.get().map(|board| board.kinds()).unwrap_or_default()
+    }
+
+    /// Why the API server cannot be reached.
+    pub(super) fn away(&self) -> Option<String> {
+        self.board.get().and_then(|board| board.failure()).map(|failure| failure.to_string())
+    }
+
+    /// What is served though the last listing left it out.
+    pub(super) fn held(&self) -> Vec<String> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether everything that is needed comes by watches that stand.
+    fn is_current(&self) -> bool {
+        let Some(board) = self.board.get() else { return false };
+        let watching = |kinds: &[KindStatus], kind| {
+            kinds.iter().any(|status| status.kind == kind && status.state == KindState::Watching)
+        };
+        let kinds = board.kinds();
+        board.failure().is_none()
+            && watching(&kinds, Kind::Service)
+            && (watching(&kinds, Kind::EndpointSlice) || watching(&kinds, Kind::Endpoints))
+    }
+
     pub(super) fn source(&self) -> &str {
-        &self.source
+        self.provenance.source()
     }
 
     /// Age of what is served.
     pub(super) fn age(&self) -> Option<Duration> {
-        match self.heard.load(Ordering::Relaxed) {
-            0 => self.saved_at.and_then(|saved| saved.elapsed().ok()),
-            after => Some(self.origin.elapsed().saturating_sub(Duration::from_millis(after - 1))),
-        }
+        self.provenance.age(Instant::now())
     }
 
     pub(super) fn reports(&self) -> Vec<String> {
@@ -145,9 +189,36 @@ impl State {
         drop(self.journal.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
+    /// Notes that the source was heard and had nothing new to say.
+    fn touch(&self) {
+        self.hear();
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = journal.as_ref() {
+            journal.touch();
+        }
+    }
+
+    fn hold(&self, state: &MeshState) {
+        let held: Vec<String> = state
+            .held()
+            .map(|(kind, doubt, count)| {
+                format!(
+                    "{count} {kind} objects are served on though the server's last list lacks them: it is {}",
+                    doubt.as_str()
+                )
+            })
+            .collect();
+        let mut known = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != held {
+            for line in held.iter().filter(|line| !known.contains(line)) {
+                tracing::warn!("{line}");
+            }
+            *known = held;
+        }
+    }
+
     fn hear(&self) {
-        let after = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.heard.store(after + 1, Ordering::Relaxed);
+        self.provenance.hear(Instant::now());
     }
 }
 
@@ -170,28 +241,43 @@ impl Report for Board {
     }
 }
 
+/// What the operator changes while the agent runs.
+pub(super) enum Change {
+    /// Which Services are intercepted.
+    Options(MeshOptions),
+}
+
 /// Follows the source until shutdown.
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut state: MeshState,
     published: watch::Sender<Generation>,
+    mut changes: mpsc::Receiver<Change>,
     shutdown: CancellationToken,
 ) {
-    let Some(directory) = shared.settings.manifests.clone() else {
+    let Some(mut events) = follow(&shared, &shutdown) else {
         // Held, so that the readers of generations do not take its end for the agent's.
         shutdown.cancelled().await;
         return;
     };
-
-    let mut events = follow(directory, &shared, &shutdown);
     let mut batch = Vec::with_capacity(EVENT_CAPACITY);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let mut changed = false;
         tokio::select! {
             () = shutdown.cancelled() => break,
             count = events.recv_many(&mut batch, EVENT_CAPACITY) => if count == 0 { break },
+            Some(Change::Options(options)) = changes.recv() => changed |= state.set_options(options),
+            _ = look.tick() => {
+                if shared.metadata.is_current() {
+                    shared.metadata.touch();
+                }
+                continue;
+            }
         }
+        state.handle_time(Instant::now());
         let burst = Instant::now();
-        let mut changed = false;
         loop {
             for event in batch.drain(..) {
                 changed |= state.apply(event).is_change();
@@ -203,6 +289,7 @@ pub(super) async fn run(
             }
         }
         shared.metadata.hear();
+        shared.metadata.hold(&state);
         if changed {
             let snapshot = state.compile();
             let generation = snapshot.generation;
@@ -217,14 +304,28 @@ pub(super) async fn run(
     shared.metadata.close_journal();
 }
 
-fn follow(
-    directory: PathBuf,
-    shared: &Arc<Shared>,
-    shutdown: &CancellationToken,
-) -> mpsc::Receiver<SourceEvent> {
+/// Kinds that a node's agent needs of an API server. Pods are not among them: slices say where they are, and a cluster
+/// has many more Pods than a node has neighbours.
+const KINDS: [Kind; 6] =
+    [Kind::Namespace, Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::DestinationRule];
+
+fn follow(shared: &Arc<Shared>, shutdown: &CancellationToken) -> Option<mpsc::Receiver<SourceEvent>> {
     let (sender, events) = mpsc::channel(EVENT_CAPACITY);
-    let source = Box::new(ManifestDir::new(directory, "default"));
-    let run = source.run(sender, Arc::new(Board(shared.clone())));
+    let report = Arc::new(Board(shared.clone()));
+    let source: Box<dyn Source> = match &shared.settings.source {
+        SourceChoice::None => return None,
+        SourceChoice::Manifests(directory) => Box::new(ManifestDir::new(directory.clone(), "default")),
+        SourceChoice::Api { access, consistency } => {
+            let (access, kinds) = ((**access).clone(), KINDS.to_vec());
+            let seed = u64::from(std::process::id()) << 32 ^ shared.started.elapsed().as_nanos() as u64;
+            let (source, board) =
+                KubeSource::new(KubeSourceSpec { access, consistency: *consistency, kinds, seed });
+            // Set once: a process follows one source.
+            let _ = shared.metadata.board.set(board);
+            Box::new(source)
+        }
+    };
+    let run = source.run(sender, report);
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -232,5 +333,5 @@ fn follow(
             () = run => {}
         }
     });
-    events
+    Some(events)
 }

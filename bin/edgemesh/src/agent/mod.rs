@@ -2,13 +2,14 @@
 
 mod metadata;
 mod pages;
+mod reload;
 mod rules;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
 use edgemesh_admin::{Admin, Metrics};
 use edgemesh_api::Name;
@@ -20,7 +21,7 @@ use edgemesh_net::meet::{Connect, Connected};
 use edgemesh_proxy::{Proxy, ProxyDeps, ProxySettings, Remote};
 use edgemesh_resolver::ResolverSettings;
 use edgemesh_route::{DialError, Router, Target};
-use edgemesh_tunnel::{Tunnel, TunnelHandle, TunnelSettings};
+use edgemesh_tunnel::{RelayAddress, Tunnel, TunnelHandle, TunnelSettings};
 use futures::future::BoxFuture;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::logging;
-use crate::settings::{AgentSettings, DnsFlags, TunnelFlags};
+use crate::settings::{AgentSettings, DEFAULT_TUNNEL_PORT, DnsFlags, TunnelFlags};
 
 /// More threads than this only pass work around: the proxy is bound by the kernel, the tunnel by one swarm.
 const MAX_WORKERS: usize = 4;
@@ -41,7 +42,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Runs the agent until SIGTERM or SIGINT.
 pub(crate) fn run(settings: AgentSettings) -> Result<()> {
-    logging::start(&settings.log_level, settings.log_json)?;
+    let levels = logging::start(&settings.log_level, settings.log_json)?;
     match edgemesh_net::limits::raise_descriptor_limit() {
         Ok(limit) => tracing::debug!(limit, "open descriptors"),
         Err(error) => tracing::warn!(%error, "the limit of open descriptors stays as it is"),
@@ -53,7 +54,7 @@ pub(crate) fn run(settings: AgentSettings) -> Result<()> {
         .enable_all()
         .build()
         .context("the runtime cannot be made")?
-        .block_on(serve(settings))
+        .block_on(serve(settings, levels))
 }
 
 /// What every part shares.
@@ -65,9 +66,10 @@ struct Shared {
     router: Arc<Router>,
     metadata: metadata::State,
     rules: rules::State,
+    reload: reload::State,
 }
 
-async fn serve(settings: AgentSettings) -> Result<()> {
+async fn serve(settings: AgentSettings, levels: logging::Levels) -> Result<()> {
     let started = Instant::now();
     let shutdown = CancellationToken::new();
     let tracker = TaskTracker::new();
@@ -97,8 +99,9 @@ async fn serve(settings: AgentSettings) -> Result<()> {
     let paths = tunnel.as_ref().map_or_else(Arc::default, TunnelHandle::paths);
 
     let shared = Arc::new(Shared {
-        metadata: metadata::State::new(&settings, &first, journal),
+        metadata: metadata::State::new(&first, journal),
         rules: rules::State::default(),
+        reload: reload::State::new(levels),
         started,
         snapshots: snapshots.clone(),
         paths: paths.clone(),
@@ -130,7 +133,10 @@ async fn serve(settings: AgentSettings) -> Result<()> {
     let rules_task = interceptor.0.take().map(|interceptor| {
         tokio::spawn(rules::run(interceptor, shared.clone(), generations, shutdown.clone()))
     });
-    tracker.spawn(metadata::run(shared.clone(), first.state, published, shutdown.clone()));
+    let (change, changes) = tokio::sync::mpsc::channel(1);
+    tracker.spawn(metadata::run(shared.clone(), first.state, published, changes, shutdown.clone()));
+    let follow = reload::Follow { shared: shared.clone(), metrics: metrics.clone(), tunnel, change };
+    tracker.spawn(follow.run(shutdown.clone()));
     let pages = Arc::new(pages::AgentPages::new(shared.clone(), metrics.clone(), parts));
     figures.show(pages.clone());
     tracker.spawn(admin.run(metrics, pages, shutdown.clone()));
@@ -205,14 +211,24 @@ fn dns_settings(flags: &DnsFlags, device: &str) -> DnsSettings {
         let link_local = matches!(addr.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
         ListenAddress { addr, device: link_local.then(|| device.to_owned()) }
     });
-    let upstreams = if flags.upstreams.is_empty() {
+    let upstreams = if flags.cluster_dns {
+        UpstreamSource::ClusterDns(flags.upstreams.clone())
+    } else if flags.upstreams.is_empty() {
         UpstreamSource::ResolvConf("/etc/resolv.conf".into())
     } else {
         UpstreamSource::Servers(flags.upstreams.clone())
     };
-    let resolver =
+    let mut resolver =
         ResolverSettings { cluster_domain: flags.cluster_domain.clone(), ..ResolverSettings::default() };
+    if let Some(ttl) = flags.cache_ttl {
+        resolver.max_ttl = ttl;
+        resolver.max_negative_ttl = resolver.max_negative_ttl.min(ttl);
+    }
     DnsSettings { listen: listen.collect(), upstreams, resolver }
+}
+
+fn relay_addresses(relays: &[String]) -> Result<Vec<RelayAddress>> {
+    relays.iter().map(|text| text.parse().with_context(|| format!("relay {text:?}"))).collect()
 }
 
 fn start_tunnel(
@@ -222,11 +238,7 @@ fn start_tunnel(
     snapshots: &Arc<ArcSwap<MeshSnapshot>>,
     shutdown: &CancellationToken,
 ) -> Result<TunnelHandle> {
-    let relays = flags
-        .relays
-        .iter()
-        .map(|text| text.parse().with_context(|| format!("--relay {text:?}")))
-        .collect::<Result<Vec<_>>>()?;
+    let relays = relay_addresses(&flags.relays)?;
     let mut tunnel = TunnelSettings::new(
         Some(Name::from(settings.node_name.as_str())),
         settings.state_dir.join("node.key"),
@@ -236,11 +248,45 @@ fn start_tunnel(
     tunnel.relays = relays;
     tunnel.relay = flags.relay;
     tunnel.mdns = flags.mdns;
+    tunnel.skip_interfaces.clone_from(&flags.skip_interfaces);
     if !flags.listen.is_empty() {
         tunnel.listen.clone_from(&flags.listen);
     }
+    if !flags.listen_interfaces.is_empty() {
+        let port = tunnel.listen.first().map_or(DEFAULT_TUNNEL_PORT, SocketAddr::port);
+        tunnel.listen = addresses_of(&flags.listen_interfaces, port)?;
+    }
     tunnel.advertise.clone_from(&flags.advertise);
     Ok(Tunnel::start(tunnel, remote, snapshots.clone(), shutdown.clone())?)
+}
+
+/// The addresses that the named interfaces have now (Go EdgeMesh `listenInterfaces`). Link-local ones are left out: they
+/// say nothing without their interface, and no peer is told of them.
+fn addresses_of(interfaces: &[String], port: u16) -> Result<Vec<SocketAddr>> {
+    let mut kernel = edgemesh_net::netlink::rt::Handle::open()?;
+    let mut found = Vec::new();
+    let all = kernel.addresses()?;
+    for name in interfaces {
+        let link = kernel.link(name)?.with_context(|| {
+            format!("modules.edgeTunnel.listenInterfaces names {name:?}, and the node has no such interface")
+        })?;
+        let own = all.iter().filter(|address| address.link == link.index).map(|address| address.prefix.addr);
+        found.extend(own.filter(|ip| !is_link_local(*ip)).map(|ip| SocketAddr::new(ip, port)));
+    }
+    if found.is_empty() {
+        bail!(
+            "the interfaces of modules.edgeTunnel.listenInterfaces have no address: {}",
+            interfaces.join(", ")
+        );
+    }
+    Ok(found)
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
 }
 
 /// Stands where the tunnel is switched off.

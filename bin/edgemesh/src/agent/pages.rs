@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use edgemesh_admin::{Figure, Figures, Health, Metrics, Page, PageResult, Pages};
 use edgemesh_dns::DnsCounters;
 use edgemesh_mesh::Path;
+use edgemesh_reflector::{KindState, KindStatus};
 use edgemesh_resolver::Origin;
 use edgemesh_tunnel::{TunnelHandle, TunnelStatus};
 use edgemesh_tunnel_proto::RelayReason;
@@ -13,7 +14,7 @@ use futures::future::BoxFuture;
 use super::Shared;
 use crate::explain;
 use crate::settings::percent_decode;
-use crate::status::{Applied, ConnectionStatus, DnsStatus, MetadataStatus, Status};
+use crate::status::{Applied, ConnectionStatus, DnsStatus, KindLine, MetadataStatus, Status};
 
 /// Findings and reports shown; a broken folder could fill the screen otherwise.
 const MAX_FINDINGS: usize = 100;
@@ -64,6 +65,7 @@ impl AgentPages {
             backends_here: snapshot.local_backends.len(),
             findings,
             journal: metadata.journal(),
+            kinds: metadata.kinds().iter().map(kind_line).collect(),
         }
     }
 
@@ -92,9 +94,23 @@ impl AgentPages {
         if let Some(error) = shared.metadata.journal_error() {
             alarms.push(format!("journal: {error}; a restart will not know the newest objects"));
         }
-        if metadata.stale && shared.settings.manifests.is_some() {
+        if let Some(words) = shared.metadata.away() {
+            alarms.push(format!("metadata: the API server is away, what is known is served on: {words}"));
+        } else if metadata.stale && shared.settings.source.is_some() {
             alarms.push("metadata: no source has answered yet, the journal's copy is served".to_owned());
         }
+        alarms.extend(shared.metadata.held().into_iter().map(|held| format!("metadata: {held}")));
+        // Kinds that a cluster may lack are told under `kind`; these are what the node cannot do without.
+        let needed = |kind: &&KindLine| ["Service", "EndpointSlice", "Endpoints"].contains(&kind.kind);
+        for kind in metadata.kinds.iter().filter(needed).filter(|kind| kind.state == "forbidden") {
+            let reason = kind.reason.as_deref().unwrap_or_default();
+            alarms.push(format!(
+                "metadata: {} may not be read, add it to the ClusterRole: {reason}",
+                kind.kind
+            ));
+        }
+        alarms.extend(shared.reload.pending().map(|pending| format!("configuration: {pending}")));
+        alarms.extend(shared.settings.unserved.iter().map(|words| format!("configuration: {words}")));
         if let Some(tunnel) = &tunnel {
             alarms.extend(tunnel_alarms(tunnel));
         }
@@ -119,6 +135,20 @@ impl AgentPages {
             tunnel,
             alarms,
         }
+    }
+}
+
+fn kind_line(status: &KindStatus) -> KindLine {
+    let undecodable = status.undecodable.as_ref().map(|object| format!("cannot be read: {object}"));
+    KindLine {
+        kind: status.kind.as_str(),
+        state: status.state.as_str(),
+        reason: status.failure.as_ref().map(ToString::to_string).or(undecodable),
+        objects: status.listed,
+        lists: status.lists,
+        events: status.events,
+        odd_events: status.odd_events,
+        missed: status.missed,
     }
 }
 
@@ -151,6 +181,19 @@ impl Pages for AgentPages {
             Some(error) => format!("kernel rules: {error}\n"),
         };
         Health { ok: error.is_none(), detail }
+    }
+
+    fn ready(&self) -> Health {
+        let generation = self.shared.snapshots.load().generation.0;
+        let applied = self.shared.settings.proxy.is_none() || self.shared.rules.applied() > 0;
+        // A node that only relays has nothing to wait for; the journal's copy is as good as a source's.
+        let known = generation > 0 || !self.shared.settings.source.is_some();
+        let detail = match (known, applied) {
+            (true, true) => "ok\n",
+            (false, _) => "no source has answered yet, and there is no journal\n",
+            (true, false) => "the kernel's rules are not in place yet\n",
+        };
+        Health { ok: known && applied, detail: detail.to_owned() }
     }
 
     fn page(&self, path: &str, query: &str) -> BoxFuture<'static, PageResult> {
@@ -249,6 +292,31 @@ impl Figures for FigureBoard {
         if let Some(age) = shared.metadata.age() {
             let seconds = usize::try_from(age.as_secs()).unwrap_or(usize::MAX);
             figures.push(gauge("metadata_age_seconds", "Since the source was last heard", seconds));
+        }
+        let kinds = shared.metadata.kinds();
+        if !kinds.is_empty() {
+            let sum = |value: fn(&KindStatus) -> u64| kinds.iter().map(value).sum();
+            let watching = kinds.iter().filter(|kind| kind.state == KindState::Watching).count();
+            figures.extend([
+                gauge(
+                    "source_away",
+                    "1 while the API server cannot be reached",
+                    usize::from(shared.metadata.away().is_some()),
+                ),
+                gauge("source_kinds_watching", "Kinds whose changes come by a watch", watching),
+                counter("source_lists", "Complete lists of the API server", sum(|kind| kind.lists)),
+                counter("source_events", "Changes that came by watches", sum(|kind| kind.events)),
+                counter(
+                    "source_odd_events",
+                    "Events of watches that said nothing",
+                    sum(|kind| kind.odd_events),
+                ),
+                counter(
+                    "source_missed",
+                    "Changes that a list showed and no watch had told",
+                    sum(|kind| kind.missed),
+                ),
+            ]);
         }
         for (proxy, prefix) in [(&parts.proxy, true), (&parts.remote, false)] {
             let Some(proxy) = proxy else { continue };

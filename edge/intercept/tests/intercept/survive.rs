@@ -173,6 +173,25 @@ fn a_foreign_device_is_left_alone() {
     assert_same(&state(), &before);
 }
 
+/// Go EdgeMesh makes the same device and leaves it; an agent that takes its place refused to start.
+#[test]
+fn the_device_that_go_edgemesh_leaves_is_taken_over() {
+    if !in_fresh_namespaces("survive::the_device_that_go_edgemesh_leaves_is_taken_over") {
+        return;
+    }
+    loopback_up();
+    let before = state();
+    let mut rt = Handle::open().expect("rtnetlink");
+    rt.add_link(DEVICE, LinkKind::Bridge).expect("a link");
+    let link = rt.link(DEVICE).expect("read").expect("there");
+    rt.add_address(link.index, Prefix::host(std::net::Ipv4Addr::new(169, 254, 96, 16)), false)
+        .expect("an address");
+    rt.set_up(link.index, true).expect("up");
+    let interceptor = Interceptor::install(RulesetSettings::default()).expect("taken over");
+    interceptor.remove().expect("removed");
+    assert_same(&state(), &before);
+}
+
 /// Set in the process that has no capability in its network namespace.
 const POWERLESS: &str = "EDGEMESH_TEST_POWERLESS";
 

@@ -1,0 +1,709 @@
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use edgemesh_api::{DecodeError, Kind, Object, ObjectKey, SourceEvent, Uid};
+use edgemesh_mesh::HOLD;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::intern::Interner;
+use crate::item::{self, Event, Status};
+use crate::schedule::{
+    BOOKMARK_SILENCE, CONFIRM_MARGIN, Draws, FIRST_PERIOD, MAX_PERIOD, MAX_PERIOD_SILENT, MIN_PERIOD, WATCH,
+    WATCH_GRACE, backoff, odd_pause, poll_pause,
+};
+use crate::{Failure, FailureReason, KindState, KindStatus, Members, Resource};
+
+/// Objects asked for in one answer, as `kubectl` and client-go do; servers without paging send all. A server that does
+/// not answer in time is asked for less.
+const PAGE: usize = 500;
+const MIN_PAGE: usize = 32;
+
+/// A page that fails is asked for again this often before the list begins anew.
+const MAX_PAGE_ATTEMPTS: u32 = 3;
+
+/// Watches in a row that do not open or do not last before the kind is listed instead, however consistent its server is.
+const MAX_WATCH_FAILURES: u32 = 2;
+
+/// A watch that ends sooner was refused rather than served.
+const LIVED: Duration = Duration::from_secs(5);
+
+/// What a server's answers are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// A Kubernetes API server: lists are consistent, a watch tells everything after its resource version or fails.
+    Consistent,
+    /// KubeEdge's metaServer: lists come from a cache on the node, a watch begins with everything, may tell nothing at
+    /// all, and never tells what was deleted before it began (kubeedge edge/pkg/metamanager/metaserver). Every watch
+    /// follows a list, and a watchdog lists again while the watch stands.
+    Cached,
+}
+
+/// What a reflector is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct ReflectorSpec {
+    /// The kind.
+    pub kind: Kind,
+    /// What answers are worth.
+    pub consistency: Consistency,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+/// A request to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Path and query.
+    pub target: String,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send the request; its answer is a list.
+    List(Request),
+    /// Send the request; its answer is a stream of events. Given up at [`Reflector::watch_deadline`].
+    Watch(Request),
+    /// Wait until then.
+    Wait(Instant),
+}
+
+/// What the end of an answer to a list means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListEnd {
+    /// Another page follows.
+    More,
+    /// The list is complete.
+    Complete,
+    /// The answer was worth nothing; [`Reflector::next`] says how it goes on.
+    Failed,
+}
+
+/// Whether a watch goes on.
+pub type WatchFlow = ControlFlow<()>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// A list from its beginning.
+    List,
+    /// The next page of a list.
+    Page,
+    /// One object, to see whether the server behind the resource version is still the same.
+    Verify,
+    Watch,
+}
+
+/// Follows one kind.
+///
+/// Order of calls: [`Reflector::next`]; after [`Step::List`] any number of [`Reflector::list_item`], then
+/// [`Reflector::list_end`]; after [`Step::Watch`] any number of [`Reflector::watch_event`], then
+/// [`Reflector::watch_end`]. [`Reflector::failed`] may take the place of any of these after `next`.
+#[derive(Debug)]
+pub struct Reflector {
+    spec: ReflectorSpec,
+    resource: Resource,
+    /// Index of the API version that is asked for, and how many in a row were absent.
+    version: usize,
+    absent: usize,
+    phase: Phase,
+    not_before: Option<Instant>,
+    failures: u32,
+    page_attempts: u32,
+    page: usize,
+    /// The list is asked for in one answer, because its pages expire before the last one.
+    unpaged: bool,
+    /// Watches in a row that did not open or did not last; lists that succeed in between do not count.
+    watch_failures: u32,
+    draws: Draws,
+    resource_version: Option<String>,
+    continue_: Option<String>,
+    listing: Listing,
+    /// The first object of the last list: while it is the same, the server is the same.
+    anchor: Option<(ObjectKey, Uid)>,
+    /// Fingerprints of what the server said last, to notice what a watch did not tell; of cached servers only.
+    known: BTreeMap<ObjectKey, u64>,
+    watch: Watch,
+    period: Duration,
+    relist_at: Option<Instant>,
+    /// When a list is due that `MeshState` needs to believe the one before it; no other reason to list moves it.
+    confirm_at: Option<Instant>,
+    /// Lists in a row that were due to odd events only and showed nothing new; `odd_pending` while the next one is due.
+    odd_lists: u32,
+    odd_pending: bool,
+    /// The object that `status.undecodable` tells of.
+    undecodable: Option<ObjectKey>,
+    status: KindStatus,
+}
+
+#[derive(Debug, Default)]
+struct Listing {
+    begun: bool,
+    count: usize,
+    /// Objects of the pages that are complete.
+    paged: usize,
+    first: Option<(ObjectKey, Uid)>,
+    seen: BTreeMap<ObjectKey, u64>,
+    undecodable: usize,
+    /// Objects that do not even tell which they are: what the list leaves out proves nothing.
+    nameless: usize,
+}
+
+#[derive(Debug, Default)]
+struct Watch {
+    asked: Option<Instant>,
+    open: bool,
+    ends_at: Option<Instant>,
+    heard: Option<Instant>,
+    bookmarks: bool,
+    /// It told a change, beyond repeating what was known.
+    told: bool,
+    /// A listing showed what a standing watch had not told.
+    silent: bool,
+}
+
+impl Reflector {
+    /// Follows a kind from nothing.
+    pub fn new(spec: ReflectorSpec) -> Self {
+        Self {
+            spec,
+            resource: Resource::of(spec.kind),
+            version: 0,
+            absent: 0,
+            phase: Phase::List,
+            not_before: None,
+            failures: 0,
+            page_attempts: 0,
+            page: PAGE,
+            unpaged: false,
+            watch_failures: 0,
+            draws: Draws::new(spec.seed),
+            resource_version: None,
+            continue_: None,
+            listing: Listing::default(),
+            anchor: None,
+            known: BTreeMap::new(),
+            watch: Watch::default(),
+            period: FIRST_PERIOD,
+            relist_at: None,
+            confirm_at: None,
+            odd_lists: 0,
+            odd_pending: false,
+            undecodable: None,
+            status: KindStatus::new(spec.kind),
+        }
+    }
+
+    /// How it goes.
+    pub fn status(&self) -> &KindStatus {
+        &self.status
+    }
+
+    fn is_cached(&self) -> bool {
+        self.spec.consistency == Consistency::Cached
+    }
+
+    /// What to do now.
+    pub fn next(&mut self, now: Instant) -> Step {
+        if let Some(not_before) = self.not_before.filter(|not_before| *not_before > now) {
+            return Step::Wait(not_before);
+        }
+        self.not_before = None;
+        if matches!(self.phase, Phase::Watch | Phase::Verify) && self.is_list_due(now) {
+            self.phase = Phase::List;
+        }
+        let (path, page) = (self.resource.path(self.version), self.page);
+        match self.phase {
+            Phase::List => {
+                self.listing = Listing::default();
+                self.continue_ = None;
+                self.page_attempts = 0;
+                if matches!(self.status.state, KindState::Starting) {
+                    self.status.state = KindState::Listing;
+                }
+                let target = if self.unpaged { path } else { format!("{path}?limit={page}") };
+                Step::List(Request { target })
+            }
+            Phase::Page => {
+                // What a page that broke off had brought comes again.
+                self.listing.count = self.listing.paged;
+                let token = percent_encode(self.continue_.as_deref().unwrap_or_default());
+                Step::List(Request { target: format!("{path}?limit={page}&continue={token}") })
+            }
+            Phase::Verify => Step::List(Request { target: format!("{path}?limit=1") }),
+            Phase::Watch => {
+                let seconds = WATCH.as_secs() + self.draw() % WATCH.as_secs();
+                self.watch = Watch {
+                    asked: Some(now),
+                    open: false,
+                    ends_at: Some(now + Duration::from_secs(seconds) + WATCH_GRACE),
+                    heard: Some(now),
+                    bookmarks: self.watch.bookmarks,
+                    told: false,
+                    silent: self.watch.silent,
+                };
+                let version = percent_encode(self.resource_version.as_deref().unwrap_or_default());
+                let target = format!(
+                    "{path}?watch=1&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={seconds}"
+                );
+                Step::Watch(Request { target })
+            }
+        }
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.draws.next()
+    }
+
+    fn list_due(&self) -> Option<Instant> {
+        [self.relist_at, self.confirm_at].into_iter().flatten().min()
+    }
+
+    fn is_list_due(&self, now: Instant) -> bool {
+        self.list_due().is_some_and(|at| at <= now)
+    }
+
+    /// One object of a list, as JSON.
+    pub fn list_item(&mut self, json: &[u8], names: &mut Interner, out: &mut Vec<SourceEvent>) {
+        let index = self.listing.count;
+        self.listing.count += 1;
+        if self.phase == Phase::Verify {
+            // Servers without paging send everything.
+            if index == 0 {
+                let found = item::decode(self.spec.kind, json, names).ok();
+                self.listing.first = found.map(|object| (object.key(), object.metadata().uid));
+            }
+            return;
+        }
+        self.begin_listing(out);
+        match item::decode(self.spec.kind, json, names) {
+            Ok(object) => {
+                let key = object.key();
+                if index == 0 {
+                    self.listing.first = Some((key.clone(), object.metadata().uid));
+                }
+                if self.is_cached() {
+                    self.listing.seen.insert(key, fingerprint(&object));
+                }
+                out.push(SourceEvent::Upsert(Arc::new(object)));
+            }
+            Err(error) => {
+                self.listing.undecodable += 1;
+                match self.note_undecodable(json, &error) {
+                    Some(key) => {
+                        if let Some(print) = self.known.get(&key) {
+                            self.listing.seen.insert(key.clone(), *print);
+                        }
+                        out.push(SourceEvent::Keep(self.spec.kind, key));
+                    }
+                    None => self.listing.nameless += 1,
+                }
+            }
+        }
+    }
+
+    fn begin_listing(&mut self, out: &mut Vec<SourceEvent>) {
+        if !self.listing.begun {
+            self.listing.begun = true;
+            out.push(SourceEvent::ResetKind(self.spec.kind));
+        }
+    }
+
+    /// Tells of an object that cannot be decoded; its key, if it says it.
+    fn note_undecodable(&mut self, json: &[u8], error: &DecodeError) -> Option<ObjectKey> {
+        let key = item::key(self.spec.kind, json);
+        self.status.undecodable = Some(match &key {
+            Some(key) => format!("{key}: {error}"),
+            None => format!("an object without a name: {error}"),
+        });
+        self.undecodable.clone_from(&key);
+        key
+    }
+
+    /// An object can be decoded, or is gone.
+    fn clear_undecodable(&mut self, key: &ObjectKey) {
+        if self.undecodable.as_ref() == Some(key) {
+            self.undecodable = None;
+            self.status.undecodable = None;
+        }
+    }
+
+    /// An answer to a list is complete. `members` are those beside its items.
+    pub fn list_end(&mut self, members: &Members, now: Instant, out: &mut Vec<SourceEvent>) -> ListEnd {
+        if !members.items {
+            // Status objects come with HTTP 200 from some proxies; anything else is no list.
+            let status = status_of(members);
+            let failure = if status.code >= 400 {
+                Failure::of_status(status.code, status.message, None)
+            } else {
+                let kind = String::from_utf8_lossy(&members.kind).into_owned();
+                Failure::new(FailureReason::Answer, format!("the answer has no items (kind {kind:?})"))
+            };
+            self.failed(failure, now, out);
+            return ListEnd::Failed;
+        }
+        let Some(meta) = item::list_meta(&members.metadata) else {
+            // Without it nobody knows whether pages are left.
+            let failure = Failure::new(FailureReason::Answer, "the list's metadata cannot be read");
+            self.failed(failure, now, out);
+            return ListEnd::Failed;
+        };
+        if self.phase == Phase::Verify {
+            self.answered();
+            self.verified(meta.resource_version.as_deref());
+            return ListEnd::Complete;
+        }
+        self.begin_listing(out);
+        if let Some(token) = meta.continue_.filter(|token| !token.is_empty()) {
+            self.continue_ = Some(token);
+            self.phase = Phase::Page;
+            self.page_attempts = 0;
+            self.listing.paged = self.listing.count;
+            return ListEnd::More;
+        }
+        self.answered();
+        if self.listing.nameless == 0 {
+            out.push(SourceEvent::SyncedKind(self.spec.kind));
+        }
+        self.listed(meta.resource_version, now);
+        ListEnd::Complete
+    }
+
+    /// The list is complete: what it shows of the server, and when to look again.
+    fn listed(&mut self, resource_version: Option<String>, now: Instant) {
+        let listing = std::mem::take(&mut self.listing);
+        let first_time = self.status.lists == 0;
+        let mut missed = 0;
+        self.relist_at = match self.spec.consistency {
+            Consistency::Consistent => {
+                // A listing that `MeshState` may have doubted is confirmed by another one after the hold; after a start
+                // this process does not know what the journal knew.
+                let other = listing.first != self.anchor || listing.count == 0 || listing.nameless > 0;
+                if first_time || other {
+                    self.confirm_at = Some(now + HOLD + CONFIRM_MARGIN + jitter(HOLD, self.draws.next()));
+                } else {
+                    self.confirm_at = self.confirm_at.filter(|at| *at > now);
+                }
+                None
+            }
+            Consistency::Cached => {
+                if !first_time {
+                    let (known, seen) = (&self.known, &listing.seen);
+                    let gone = known.keys().filter(|key| !seen.contains_key(*key)).count();
+                    let changed = seen.iter().filter(|(key, print)| known.get(*key) != Some(*print)).count();
+                    missed = gone + changed;
+                    self.adapt(missed > 0);
+                }
+                self.status.missed += missed as u64;
+                self.known = listing.seen;
+                Some(now + self.period - jitter(self.period, self.draws.next()) / 2)
+            }
+        };
+        let only_odd = std::mem::take(&mut self.odd_pending) && missed == 0;
+        self.odd_lists = if only_odd { self.odd_lists.saturating_add(1) } else { 0 };
+        if listing.undecodable == 0 {
+            self.undecodable = None;
+            self.status.undecodable = None;
+        }
+        self.unpaged = false;
+        self.page = (self.page * 2).min(PAGE);
+        self.anchor = listing.first;
+        self.resource_version = resource_version;
+        self.status.listed = listing.count;
+        self.status.lists += 1;
+        if self.watch_failures == 0 {
+            self.status.state = KindState::Watching;
+        }
+        self.phase = Phase::Watch;
+    }
+
+    /// The watchdog's period: shorter when the watch missed something, longer while it does not.
+    fn adapt(&mut self, missed: bool) {
+        if missed {
+            self.watch.silent |= !self.watch.told;
+            self.period = MIN_PERIOD;
+            return;
+        }
+        let longest = if self.watch.silent { MAX_PERIOD_SILENT } else { MAX_PERIOD };
+        self.period = (self.period * 2).min(longest);
+    }
+
+    /// Looks whether the server is still the one whose resource version is held: its version has not gone back, and
+    /// its first object is the one of the last list. A server that was restored or replaced would resume the watch
+    /// without a word about what is not there any more.
+    fn verified(&mut self, resource_version: Option<&str>) {
+        let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
+        let (held, now) = (number(self.resource_version.as_deref()), number(resource_version));
+        let same = held.is_some() && now >= held && self.listing.first == self.anchor;
+        self.phase = if same { Phase::Watch } else { Phase::List };
+    }
+
+    /// Whether a watch that is open should be given up, and when.
+    pub fn watch_deadline(&self) -> Option<Instant> {
+        let silence = self.watch.heard.filter(|_| self.watch.bookmarks).map(|heard| heard + BOOKMARK_SILENCE);
+        [self.watch.ends_at, silence, self.list_due()].into_iter().flatten().min()
+    }
+
+    /// The watch is open: its first bytes or its header came.
+    pub fn watch_open(&mut self) {
+        self.watch.open = true;
+        self.absent = 0;
+        self.status.failure = None;
+        self.status.state = KindState::Watching;
+    }
+
+    /// A list succeeded. That says nothing of the watches: their failure is told until one opens.
+    fn answered(&mut self) {
+        self.failures = 0;
+        self.absent = 0;
+        if self.watch_failures == 0 {
+            self.status.failure = None;
+        }
+    }
+
+    /// One event of a watch, as JSON.
+    pub fn watch_event(
+        &mut self,
+        json: &[u8],
+        names: &mut Interner,
+        now: Instant,
+        out: &mut Vec<SourceEvent>,
+    ) -> WatchFlow {
+        self.watch.heard = Some(now);
+        let Ok(event) = serde_json::from_slice::<Event>(json) else {
+            return self.odd(now);
+        };
+        let object = event.object.map(|raw| raw.get().as_bytes());
+        match (event.type_.as_str(), object) {
+            ("ADDED" | "MODIFIED", Some(json)) => match item::decode(self.spec.kind, json, names) {
+                Ok(object) => {
+                    self.advance(json);
+                    self.upsert(object, out);
+                    WatchFlow::Continue(())
+                }
+                Err(error) if item::key(self.spec.kind, json).is_some() => {
+                    // A list would show the same: what is known of the object stays.
+                    self.note_undecodable(json, &error);
+                    self.status.odd_events += 1;
+                    self.advance(json);
+                    WatchFlow::Continue(())
+                }
+                Err(_) => self.odd(now),
+            },
+            ("DELETED", Some(json)) => match item::key(self.spec.kind, json) {
+                Some(key) => {
+                    self.advance(json);
+                    self.known.remove(&key);
+                    self.clear_undecodable(&key);
+                    self.status.events += 1;
+                    self.watch.told = true;
+                    out.push(SourceEvent::Delete(self.spec.kind, key));
+                    WatchFlow::Continue(())
+                }
+                None => self.odd(now),
+            },
+            ("BOOKMARK", Some(json)) => {
+                self.watch.bookmarks = true;
+                self.advance(json);
+                WatchFlow::Continue(())
+            }
+            ("ERROR", Some(json)) => {
+                let status: Status = serde_json::from_slice(json).unwrap_or_default();
+                let gone = status.is_gone();
+                let failure = Failure::of_status(if gone { 410 } else { status.code }, status.message, None);
+                self.failed(failure, now, out);
+                WatchFlow::Break(())
+            }
+            _ => self.odd(now),
+        }
+    }
+
+    /// An event that says nothing: what it meant to say, a list will show (kubeedge/kubeedge#6641).
+    fn odd(&mut self, now: Instant) -> WatchFlow {
+        self.status.odd_events += 1;
+        self.odd_pending = true;
+        let soon = now + odd_pause(self.odd_lists);
+        self.relist_at = Some(self.relist_at.map_or(soon, |at| at.min(soon)));
+        WatchFlow::Continue(())
+    }
+
+    fn upsert(&mut self, object: Object, out: &mut Vec<SourceEvent>) {
+        self.clear_undecodable(&object.key());
+        if self.is_cached() {
+            let print = fingerprint(&object);
+            if self.known.insert(object.key(), print) == Some(print) {
+                return;
+            }
+        }
+        self.watch.told = true;
+        self.watch.silent = false;
+        self.status.events += 1;
+        out.push(SourceEvent::Upsert(Arc::new(object)));
+    }
+
+    fn advance(&mut self, json: &[u8]) {
+        if let Some(version) = item::meta(json).resource_version.filter(|version| !version.is_empty()) {
+            self.resource_version = Some(version);
+        }
+    }
+
+    /// The watch ended as watches do, or was given up at its deadline.
+    pub fn watch_end(&mut self, now: Instant) {
+        if self.is_list_due(now) {
+            self.phase = Phase::List;
+            return;
+        }
+        if !self.has_lived(now) {
+            let count = self.count_watch(now);
+            let pause = self.pause(FailureReason::Closed, None, count);
+            self.not_before = Some(now + pause);
+            self.phase = if self.may_resume() { Phase::Verify } else { Phase::List };
+            return;
+        }
+        self.watch_failures = 0;
+        // Only the server that ends a watch when it was asked to is certainly the one that began it.
+        let as_asked =
+            self.watch.ends_at.is_some_and(|ends_at| ends_at - WATCH_GRACE <= now && now < ends_at);
+        self.phase = match (self.may_resume(), as_asked) {
+            (true, true) => Phase::Watch,
+            (true, false) => self.verify(),
+            (false, _) => Phase::List,
+        };
+    }
+
+    fn has_lived(&self, now: Instant) -> bool {
+        self.watch.open && self.watch.asked.is_some_and(|asked| asked + LIVED <= now)
+    }
+
+    /// Counts a watch that failed or did not last; how many in a row there are.
+    fn count_watch(&mut self, now: Instant) -> u32 {
+        let before = if self.has_lived(now) { 0 } else { self.watch_failures };
+        self.watch_failures = before.saturating_add(1);
+        self.watch_failures
+    }
+
+    /// Whether a watch that broke may go on from its resource version.
+    fn may_resume(&self) -> bool {
+        !self.is_cached() && self.resource_version.is_some() && self.watch_failures <= MAX_WATCH_FAILURES
+    }
+
+    fn verify(&mut self) -> Phase {
+        self.listing = Listing::default();
+        Phase::Verify
+    }
+
+    /// How long to wait after the `count`th failure in a row.
+    fn pause(&mut self, reason: FailureReason, asked: Option<Duration>, count: u32) -> Duration {
+        let (reason, step) = match reason {
+            // The first time a list helps at once; a server that says it again and again is not hurried.
+            FailureReason::Gone if count > 1 => (FailureReason::Closed, count - 1),
+            // No API server lacks these kinds: something else answers in its place, for as long as that takes.
+            FailureReason::Absent if !self.resource.may_be_absent() => (FailureReason::Status, count),
+            reason => (reason, count),
+        };
+        let draw = self.draw();
+        let pause = backoff(reason, step, asked, draw);
+        if self.phase == Phase::Watch && count > MAX_WATCH_FAILURES {
+            return pause.max(poll_pause(count - MAX_WATCH_FAILURES));
+        }
+        pause
+    }
+
+    /// What was asked for last did not succeed.
+    pub fn failed(&mut self, failure: Failure, now: Instant, out: &mut Vec<SourceEvent>) {
+        let watching = self.phase == Phase::Watch;
+        let count = if watching {
+            self.count_watch(now)
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            self.failures
+        };
+        let mut pause = self.pause(failure.reason, failure.retry_after, count);
+        self.status.state = match failure.reason {
+            FailureReason::Forbidden => KindState::Forbidden,
+            FailureReason::Absent => KindState::Absent,
+            FailureReason::Resolve
+            | FailureReason::Unreachable
+            | FailureReason::Tls
+            | FailureReason::Credentials
+            | FailureReason::Timeout
+            | FailureReason::Stalled
+            | FailureReason::Closed
+            | FailureReason::Unauthorized
+            | FailureReason::Gone
+            | FailureReason::TooManyRequests
+            | FailureReason::Status
+            | FailureReason::Answer => KindState::Failing,
+        };
+        if !watching && matches!(failure.reason, FailureReason::Timeout | FailureReason::Stalled) {
+            self.page = (self.page / 2).max(MIN_PAGE);
+            self.unpaged = false;
+        }
+        self.phase = match failure.reason {
+            FailureReason::Gone => {
+                self.unpaged |= self.phase == Phase::Page;
+                Phase::List
+            }
+            FailureReason::Absent => {
+                self.absent += 1;
+                self.version += 1;
+                // The other versions are asked for at once; when none is there, the kind is not.
+                if self.absent < self.resource.versions.len() {
+                    pause = Duration::ZERO;
+                } else {
+                    self.absent = 0;
+                    if self.resource.optional {
+                        out.extend([
+                            SourceEvent::ResetKind(self.spec.kind),
+                            SourceEvent::SyncedKind(self.spec.kind),
+                        ]);
+                    }
+                }
+                Phase::List
+            }
+            _ if self.phase == Phase::Page && self.page_attempts < MAX_PAGE_ATTEMPTS => {
+                self.page_attempts += 1;
+                Phase::Page
+            }
+            _ if watching && self.may_resume() => self.verify(),
+            _ if self.phase == Phase::Verify => self.verify(),
+            _ => Phase::List,
+        };
+        self.not_before = Some(now + pause);
+        self.status.failure = Some(failure);
+    }
+}
+
+fn status_of(members: &Members) -> Status {
+    let text = |json: &[u8]| serde_json::from_slice::<String>(json).unwrap_or_default();
+    Status {
+        code: serde_json::from_slice(&members.code).unwrap_or_default(),
+        reason: text(&members.reason),
+        message: text(&members.message),
+        details: serde_json::from_slice(&members.details).unwrap_or_default(),
+    }
+}
+
+/// Equal for objects that the mesh cannot tell apart.
+fn fingerprint(object: &Object) -> u64 {
+    // Names and numbers only: nothing in an object fails to serialise.
+    serde_json::to_vec(object).map_or(0, |text| xxh3_64(&text))
+}
+
+/// A tenth of a time at most.
+fn jitter(time: Duration, draw: u64) -> Duration {
+    time.mul_f64((draw % 1024) as f64 / 10_240.0)
+}
+
+/// Encodes what may not stand in a query (RFC 3986 section 2.1).
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
