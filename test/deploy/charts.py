@@ -499,7 +499,8 @@ def what_needs_a_restart_replaces_the_pods_and_the_rest_does_not():
         expect(checksum("agent-defaults") != checksum(name), f"{name} does not replace pods")
     rows = re.findall(r"^\| `([^`]+)`.*reload \|$", (ROOT / "docs" / "config.md").read_text(), re.MULTILINE)
     told = {row.split("[")[0] for row in rows}
-    expect(told == {"accessLog", "logLevel", "relayNodes"}, f"docs/config.md: the agent follows {sorted(told)}")
+    followed = {"accessLog", "hijackKubernetesService", "logLevel", "relayNodes", "serviceFilterMode"}
+    expect(told == followed, f"docs/config.md: the agent follows {sorted(told)}")
 
 
 @check

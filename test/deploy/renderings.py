@@ -211,7 +211,12 @@ RENDERINGS = [
         "meshCIDRConfig": {"cloudCIDR": ["10.244.1.0/24"], "edgeCIDR": ["10.244.5.0/24", "fd00:5::/64"]},
     }),
     Rendering("agent-definitions", "edgemesh", {"agent": {"psk": PSK}, "installIstioCRDs": True}),
-    agent("reloaded", {"commonConfig": {"logLevel": "debug", "accessLog": "errors"}}),
+    agent("reloaded", {
+        "commonConfig": {"logLevel": "debug", "accessLog": "errors"},
+        "modules": {
+            "edgeProxy": {"serviceFilterMode": "FilterIfLabelDoesNotExists", "hijackKubernetesService": True},
+        },
+    }),
     agent("off", {"commonConfig": document("{accessLog: off, metricsListen: off}")}),
     agent("pulled-with-a-password", {"imagePullSecrets": [{"name": "registry"}]}),
     gateway("defaults", {}),

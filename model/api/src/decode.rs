@@ -36,6 +36,7 @@ impl std::fmt::Display for DecodeError {
         match self {
             Self::NoKind => f.write_str("the document has no `kind`"),
             Self::UnknownKind(kind) => write!(f, "kind {kind} is not read by the mesh"),
+            Self::Invalid { kind, object, reason } if object.is_empty() => write!(f, "{kind}: {reason}"),
             Self::Invalid { kind, object, reason } => write!(f, "{kind} {object}: {reason}"),
         }
     }

@@ -94,7 +94,10 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- $modules := deepCopy ($values.modules | default dict) -}}
 {{- $tunnel := $modules.edgeTunnel | default dict -}}
 {{- with include "mesh.relayNodes" . -}}{{- $_ := set $tunnel "relayNodes" (fromYamlArray .) -}}{{- end -}}
-{{- if .restart -}}{{- $tunnel = omit $tunnel "relayNodes" -}}{{- end -}}
+{{- if .restart -}}
+{{- $tunnel = omit $tunnel "relayNodes" -}}
+{{- with $modules.edgeProxy -}}{{- $_ := set $modules "edgeProxy" (omit . "serviceFilterMode" "hijackKubernetesService") -}}{{- end -}}
+{{- end -}}
 {{- $_ := set $tunnel "psk" (merge (dict "path" (include "mesh.pskPath" .)) ($tunnel.psk | default dict)) -}}
 {{- $_ := set $modules "edgeTunnel" $tunnel -}}
 {{- $ranges := deepCopy ($values.meshCIDRConfig | default dict) -}}

@@ -120,7 +120,8 @@ pub(super) const PROXY: &[Field] = &[
         Shape::OneOf(&["FilterIfLabelExists", "FilterIfLabelDoesNotExists"]),
         Preset::Text("FilterIfLabelExists"),
         "leave Services alone that have, or do not have, the label service.edgemesh.kubeedge.io/service-proxy-name",
-    ),
+    )
+    .while_running(),
     Field::go(
         "modules.edgeProxy.socks5Proxy.enable",
         Roles::Agent,
@@ -234,7 +235,8 @@ pub(super) const PROXY: &[Field] = &[
         Shape::Flag,
         Preset::Flag(false),
         "intercept the Service default/kubernetes too",
-    ),
+    )
+    .while_running(),
 ];
 
 pub(super) const CNI: &[Field] = &[
