@@ -11,9 +11,13 @@
 //! * as *shrunk* when the server is a cache (KubeEdge's metaServer) and more than half of at least
 //!   [`SHRUNK_MIN`] objects are missing: it fills its cache object by object after a restart.
 //!
-//! The losses of a doubted listing become final when a listing at least a hold later leaves them out too, or when one
-//! comes that has some of them again, with the same uid: then the server is the old one, and what it leaves out is gone.
-//! Single deletions are always believed: an empty or foreign server does not know what to delete.
+//! Each object is held for itself. It is gone
+//! * when a listing at least a hold after the first that left it out leaves it out too, or
+//! * when others that were held with it come again with the same uid: then the server is the old one, and what it
+//!   leaves out is gone. A cache may be filling still, so what it leaves out is held as shrunk from then on.
+//!
+//! While objects are held because of an empty or foreign listing, what such a server brought and leaves out again is
+//! held as well. Single deletes are always believed: an empty or foreign server does not know what to delete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -69,13 +73,26 @@ pub(crate) struct KindListing {
     shared: bool,
 }
 
-/// Objects that are served though the last listing of their kind left them out.
-#[derive(Debug)]
-struct Held {
+/// Why and since when an object is served though its kind's listing left it out.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
     doubt: Doubt,
     /// `None` without a clock: the next listing of the same kind decides.
     since: Option<Instant>,
-    keys: BTreeSet<ObjectKey>,
+}
+
+impl Hold {
+    fn is_over(self, now: Option<Instant>) -> bool {
+        self.since.zip(now).is_none_or(|(since, now)| now >= since + self.doubt.hold())
+    }
+}
+
+/// Objects of one kind that are held.
+#[derive(Debug)]
+struct Held {
+    /// Why the last listing was doubted.
+    doubt: Doubt,
+    keys: BTreeMap<ObjectKey, Hold>,
     /// One of them came again as the same object: the server is the old one.
     came: bool,
 }
@@ -96,8 +113,8 @@ pub(crate) enum Verdict {
     None,
     /// These objects are gone.
     Gone(Vec<ObjectKey>),
-    /// Nothing is deleted.
-    Doubted(Doubt),
+    /// The listing leaves out objects that are held; these others are gone.
+    Doubted(Doubt, Vec<ObjectKey>),
 }
 
 impl Beliefs {
@@ -109,19 +126,22 @@ impl Beliefs {
         self.listings.insert(kind, KindListing { known, ..KindListing::default() });
     }
 
-    /// An object comes, in a listing or as a change. `known` is its form so far.
-    pub(crate) fn note(&mut self, object: &Object, known: Option<&Object>) {
+    /// An object comes, in a listing or as a change; whether it was held. `known` is its form so far.
+    pub(crate) fn note(&mut self, object: &Object, known: Option<&Object>) -> bool {
         let (kind, key) = (object.kind(), object.key());
         let (new, old) = (object.metadata().uid, known.map(|known| known.metadata().uid));
         // Objects from files have no uid; the key is all there is.
         let same = old.is_some_and(|old| old == new || old.is_none() || new.is_none());
+        let mut was_held = false;
         if let Some(held) = self.held.get_mut(&kind) {
-            held.came |= held.keys.remove(&key) && same;
+            was_held = held.keys.remove(&key).is_some();
+            held.came |= was_held && same;
         }
         if let Some(listing) = self.listings.get_mut(&kind) {
             listing.shared |= same;
             listing.seen.insert(key);
         }
+        was_held
     }
 
     /// An object is there and cannot be used.
@@ -149,39 +169,48 @@ impl Beliefs {
     ) -> Verdict {
         let Some(listing) = self.listings.remove(&kind) else { return Verdict::None };
         let missing: Vec<ObjectKey> = present.filter(|key| !listing.seen.contains(*key)).cloned().collect();
-        let Some(doubt) = self.doubt(kind, &listing, missing.len()) else {
-            self.held.remove(&kind);
-            return Verdict::Gone(missing);
-        };
-        let over = |held: &Held| match held.since.zip(now) {
-            Some((since, now)) => now >= since + held.doubt.hold(),
-            None => true,
-        };
-        let since = match self.held.get(&kind) {
-            Some(held) if over(held) => {
-                self.held.remove(&kind);
-                return Verdict::Gone(missing);
+        let count = missing.len();
+        let (before, came) =
+            self.held.remove(&kind).map_or_else(Default::default, |held| (held.keys, held.came));
+        // What a watch told does not make an empty or foreign listing the old server's.
+        let came = came && listing.shared;
+        let (mut keys, mut gone, mut fresh) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for key in missing {
+            match before.get(&key) {
+                None => fresh.push(key),
+                Some(hold) if hold.is_over(now) => gone.push(key),
+                Some(hold) if !came || hold.doubt == Doubt::Shrunk => {
+                    keys.insert(key, *hold);
+                }
+                Some(_) if self.cached => {
+                    keys.insert(key, Hold { doubt: Doubt::Shrunk, since: now });
+                }
+                Some(_) => gone.push(key),
             }
-            Some(held) => held.since,
-            None => now,
+        }
+        let unproved = keys.values().map(|hold| hold.doubt).find(|doubt| *doubt != Doubt::Shrunk);
+        match self.doubt(&listing, count, unproved).filter(|_| !fresh.is_empty()) {
+            Some(doubt) => keys.extend(fresh.into_iter().map(|key| (key, Hold { doubt, since: now }))),
+            None => gone.append(&mut fresh),
+        }
+        let Some(doubt) = unproved.or_else(|| keys.values().map(|hold| hold.doubt).next()) else {
+            return Verdict::Gone(gone);
         };
-        self.held.insert(kind, Held { doubt, since, keys: missing.into_iter().collect(), came: false });
-        Verdict::Doubted(doubt)
+        self.held.insert(kind, Held { doubt, keys, came: false });
+        Verdict::Doubted(doubt, gone)
     }
 
-    fn doubt(&self, kind: Kind, listing: &KindListing, missing: usize) -> Option<Doubt> {
-        if missing == 0 {
-            return None;
-        }
+    /// Whether a listing is doubted that leaves out what was not held before. `unproved` is why others are still held.
+    fn doubt(&self, listing: &KindListing, missing: usize, unproved: Option<Doubt>) -> Option<Doubt> {
         if listing.seen.is_empty() {
             return Some(Doubt::Empty);
         }
-        match self.held.get(&kind) {
-            // What a foreign listing brought is no proof for the next one; what it left out is.
-            Some(held) if held.doubt != Doubt::Shrunk && !held.came => return Some(held.doubt),
-            Some(_) => {}
-            None if !listing.shared => return Some(Doubt::Foreign),
-            None => {}
+        // What a foreign listing brought is no proof for the next one.
+        if unproved.is_some() {
+            return unproved;
+        }
+        if !listing.shared {
+            return Some(Doubt::Foreign);
         }
         let shrunk = self.cached && listing.known >= SHRUNK_MIN && missing * 2 > listing.known;
         shrunk.then_some(Doubt::Shrunk)
@@ -189,7 +218,7 @@ impl Beliefs {
 
     /// Keys of a kind that are held.
     pub(crate) fn is_held(&self, kind: Kind, key: &ObjectKey) -> bool {
-        self.held.get(&kind).is_some_and(|held| held.keys.contains(key))
+        self.held.get(&kind).is_some_and(|held| held.keys.contains_key(key))
     }
 
     /// Kinds with held objects: why, and how many.

@@ -4,7 +4,9 @@
 //! `Arc<MeshSnapshot>` for the length of one decision and never see half a change.
 
 mod address;
+mod assembly;
 mod believe;
+mod claims;
 mod compile;
 mod endpoints;
 mod objects;
@@ -12,16 +14,20 @@ mod options;
 mod path;
 mod policy;
 mod provenance;
+mod reverse;
 mod service;
 mod snapshot;
+mod sorted;
 mod state;
 
 pub use believe::{Doubt, HOLD, HOLD_SHRUNK};
 pub use options::{MeshOptions, ServiceFilter};
 pub use path::{NodePath, Path, PathSnapshot};
 pub use provenance::Provenance;
+pub use reverse::EndpointIndex;
 pub use snapshot::{
     Backend, Distribution, Finding, Frontend, FrontendEntry, Generation, Hints, LocalNode, MeshSnapshot,
     PodAddress, Policy, PortEntry, ServiceEntry, ServiceId, ServiceKind,
 };
+pub use sorted::{Iter, SortedMap};
 pub use state::{Applied, MeshState};

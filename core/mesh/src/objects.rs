@@ -12,11 +12,14 @@ use crate::ServiceId;
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     by_kind: [BTreeMap<ObjectKey, Arc<Object>>; Kind::ALL.len()],
-    slices_of: BTreeMap<ServiceId, BTreeSet<ObjectKey>>,
+    slices_of: BTreeSet<(ServiceId, ObjectKey)>,
+    orphan_slices: BTreeSet<ObjectKey>,
+    /// How many objects are in each namespace, or are the namespace itself.
+    namespaces: BTreeMap<Name, usize>,
     /// Pods by label, so that a selector looks at the Pods of its rarest pair only.
     pods_with: BTreeMap<Label, BTreeSet<Name>>,
     /// Services by the pairs of their selectors, so that a Pod finds the Services it may concern.
-    services_selecting: BTreeMap<Label, BTreeSet<Name>>,
+    services_selecting: BTreeSet<(Label, Name)>,
     /// Which of a Service's Endpoints and slices changed last; kept for cached sources only.
     recency: Option<Recency>,
     dirty: Dirty,
@@ -28,6 +31,9 @@ struct Recency {
     changes: u64,
     endpoints: BTreeMap<ServiceId, u64>,
     slices: BTreeMap<ServiceId, u64>,
+    /// Before its slices were listed once, a source says nothing of which are newer: those that it serves for ever come
+    /// in the same way.
+    slices_listed: bool,
 }
 
 /// Services whose last changes are remembered: ten times the 10,000 the mesh is measured with. Beyond it all are
@@ -37,15 +43,30 @@ const MAX_RECENCY: usize = 100_000;
 /// Namespace, key and value.
 type Label = (Name, Name, Name);
 
-/// What changed since the last compile, as far as it decides which Services are compiled again.
+/// What changed since the last compile.
 #[derive(Debug, Default)]
 struct Dirty {
-    /// A Node changed: zones and addresses of nodes appear in every Service.
+    /// Every Service is concerned.
     all: bool,
+    /// A Node changed: zones and addresses of nodes appear in every Service.
+    nodes: bool,
+    pods: bool,
+    /// A namespace came or went.
+    namespaces: bool,
     /// Services whose own objects changed.
     services: BTreeSet<ServiceId>,
     /// Labels of Pods that changed: a Service computed from Pods is compiled again when its selector has one.
     labels: BTreeSet<Label>,
+}
+
+/// What must be compiled again.
+#[derive(Debug)]
+pub(crate) struct Touched {
+    /// `None` when every Service is concerned.
+    pub(crate) services: Option<BTreeSet<ServiceId>>,
+    pub(crate) nodes: bool,
+    pub(crate) pods: bool,
+    pub(crate) namespaces: bool,
 }
 
 impl Objects {
@@ -67,6 +88,13 @@ impl Objects {
     /// Every Service is compiled again.
     pub(crate) fn touch_all(&mut self) {
         self.dirty.all = true;
+    }
+
+    /// The source has told every slice it has: those that come from now on are changes.
+    pub(crate) fn slices_are_listed(&mut self) {
+        if let Some(recency) = &mut self.recency {
+            recency.slices_listed = true;
+        }
     }
 
     /// Whether the Endpoints of a Service changed after its slices did. A metaServer whose cloud does not follow slices
@@ -106,10 +134,13 @@ impl Objects {
     }
 
     fn index(&mut self, object: &Object, known: bool) {
+        self.count_namespace(object, known);
         match object {
             Object::EndpointSlice(slice) => {
-                if let Some(service) = service_of_slice(object) {
-                    mark(&mut self.slices_of, service, slice.metadata.key(), known);
+                let key = slice.metadata.key();
+                match service_of_slice(object) {
+                    Some(service) => put(&mut self.slices_of, (service, key), known),
+                    None => put(&mut self.orphan_slices, key, known),
                 }
             }
             Object::Pod(pod) => {
@@ -119,10 +150,26 @@ impl Objects {
             }
             Object::Service(service) => {
                 for label in labels(&service.metadata.namespace, &service.spec.selector) {
-                    mark(&mut self.services_selecting, label, service.metadata.name.clone(), known);
+                    put(&mut self.services_selecting, (label, service.metadata.name.clone()), known);
                 }
             }
             Object::Endpoints(_) | Object::Node(_) | Object::Namespace(_) | Object::DestinationRule(_) => {}
+        }
+    }
+
+    fn count_namespace(&mut self, object: &Object, known: bool) {
+        let name = match object {
+            Object::Namespace(namespace) => &namespace.metadata.name,
+            other => &other.metadata().namespace,
+        };
+        if name.is_empty() {
+            return;
+        }
+        let count = self.namespaces.entry(name.clone()).or_default();
+        *count = if known { *count + 1 } else { count.saturating_sub(1) };
+        self.dirty.namespaces |= *count <= 1;
+        if *count == 0 {
+            self.namespaces.remove(name);
         }
     }
 
@@ -136,21 +183,31 @@ impl Objects {
             }
             Object::EndpointSlice(_) => self.dirty.services.extend(service_of_slice(object)),
             Object::Pod(pod) => {
-                self.dirty.labels.extend(labels(&pod.metadata.namespace, &pod.metadata.labels))
+                self.dirty.pods = true;
+                self.dirty.labels.extend(labels(&pod.metadata.namespace, &pod.metadata.labels));
             }
-            Object::Node(_) => self.dirty.all = true,
+            Object::Node(_) => {
+                self.dirty.nodes = true;
+                self.dirty.all = true;
+            }
             Object::Namespace(_) | Object::DestinationRule(_) => {}
         }
     }
 
-    /// What changed since it was asked last; `None` when every Service is concerned.
-    pub(crate) fn take_dirty(&mut self) -> Option<BTreeSet<ServiceId>> {
-        let Dirty { all, mut services, labels } = std::mem::take(&mut self.dirty);
-        for label in &labels {
-            let selecting = self.services_selecting.get(label).into_iter().flatten();
-            services.extend(selecting.map(|name| ObjectKey::new(label.0.clone(), name.clone())));
+    /// What changed since it was asked last.
+    pub(crate) fn take_touched(&mut self) -> Touched {
+        let Dirty { all, nodes, pods, namespaces, mut services, labels } = std::mem::take(&mut self.dirty);
+        for label in labels {
+            let from = (label, Name::default());
+            let selecting = self.services_selecting.range(&from..).take_while(|(known, _)| *known == from.0);
+            services.extend(selecting.map(|(label, name)| ObjectKey::new(label.0.clone(), name.clone())));
         }
-        (!all).then_some(services)
+        Touched { services: (!all).then_some(services), nodes, pods, namespaces }
+    }
+
+    /// Namespaces that exist, by object or by use.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Name> {
+        self.namespaces.keys()
     }
 
     /// The Pods that a selector selects, by name. An empty selector selects nothing: such a Service has its endpoints
@@ -202,9 +259,11 @@ impl Objects {
     }
 
     /// The slices of a Service, in the order of their names.
-    pub(crate) fn slices(&self, service: &ServiceId) -> impl Iterator<Item = &EndpointSlice> {
-        let keys = self.slices_of.get(service).into_iter().flatten();
-        keys.filter_map(|key| match self.of(Kind::EndpointSlice).get(key).map(|object| &**object) {
+    pub(crate) fn slices<'a>(&'a self, service: &'a ServiceId) -> impl Iterator<Item = &'a EndpointSlice> {
+        let first = ObjectKey { namespace: Name::default(), name: Name::default() };
+        let from = (service.clone(), first);
+        let keys = self.slices_of.range(from..).take_while(move |(of, _)| of == service);
+        keys.filter_map(|(_, key)| match self.of(Kind::EndpointSlice).get(key).map(|object| &**object) {
             Some(Object::EndpointSlice(slice)) => Some(slice),
             _ => None,
         })
@@ -212,8 +271,7 @@ impl Objects {
 
     /// Slices whose label names no Service.
     pub(crate) fn orphan_slices(&self) -> impl Iterator<Item = &ObjectKey> {
-        let slices = self.of(Kind::EndpointSlice).iter();
-        slices.filter(|(_, object)| service_of_slice(object).is_none()).map(|(key, _)| key)
+        self.orphan_slices.iter()
     }
 
     pub(crate) fn endpoints(&self, service: &ServiceId) -> Option<&Endpoints> {
@@ -260,7 +318,7 @@ impl Recency {
                 self.endpoints.insert(object.key(), self.changes);
             }
             Object::EndpointSlice(_) => {
-                if let Some(service) = service_of_slice(object) {
+                if let Some(service) = service_of_slice(object).filter(|_| self.slices_listed) {
                     self.slices.insert(service, self.changes);
                 }
             }
@@ -284,6 +342,15 @@ fn service_of_slice(object: &Object) -> Option<ServiceId> {
 
 fn labels(namespace: &Name, pairs: &BTreeMap<Name, Name>) -> impl Iterator<Item = Label> {
     pairs.iter().map(|(key, value)| (namespace.clone(), key.clone(), value.clone()))
+}
+
+/// Adds to or removes from a set.
+fn put<V: Ord>(set: &mut BTreeSet<V>, value: V, known: bool) {
+    if known {
+        set.insert(value);
+    } else {
+        set.remove(&value);
+    }
 }
 
 /// Adds to or removes from a set of sets; empty sets are dropped.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use edgemesh_api::{Name, ObjectKey, Protocol};
 
-use crate::Provenance;
+use crate::{EndpointIndex, Provenance, SortedMap};
 
 /// Namespace and name of a Service.
 pub type ServiceId = ObjectKey;
@@ -196,7 +196,8 @@ pub struct Finding {
     pub message: String,
 }
 
-/// The whole mesh at one moment, as every reader sees it.
+/// The whole mesh at one moment, as every reader sees it. Copies, and snapshots that follow each other, share what is
+/// equal in them.
 #[derive(Clone, Debug)]
 pub struct MeshSnapshot {
     /// Which snapshot this is.
@@ -208,23 +209,23 @@ pub struct MeshSnapshot {
     /// The node the agent runs on.
     pub node: LocalNode,
     /// Every Service by namespace and name.
-    pub services: BTreeMap<ServiceId, Arc<ServiceEntry>>,
+    pub services: SortedMap<ServiceId, Arc<ServiceEntry>>,
     /// Frontends of intercepted Services.
-    pub frontends: BTreeMap<Frontend, FrontendEntry>,
+    pub frontends: SortedMap<Frontend, FrontendEntry>,
     /// Namespaces that exist, by object or by use.
-    pub namespaces: BTreeSet<Name>,
+    pub namespaces: Arc<BTreeSet<Name>>,
     /// Service that owns a virtual address, for PTR.
-    pub service_by_ip: HashMap<IpAddr, ServiceId>,
+    pub service_by_ip: SortedMap<IpAddr, ServiceId>,
     /// Services with an endpoint at an address, for PTR; only endpoints that DNS publishes.
-    pub endpoints_by_ip: HashMap<IpAddr, Vec<ServiceId>>,
+    pub endpoints_by_ip: EndpointIndex,
     /// Pods by address. Pod ranges may repeat between nodes, hence a list.
-    pub pods_by_ip: HashMap<IpAddr, Vec<PodAddress>>,
+    pub pods_by_ip: Arc<HashMap<IpAddr, Vec<PodAddress>>>,
     /// Ready endpoints on this node: what a peer may reach (invariant 4).
-    pub local_backends: HashMap<(SocketAddr, Protocol), ServiceId>,
+    pub local_backends: SortedMap<(SocketAddr, Protocol), ServiceId>,
     /// Peer identities that Node objects vouch for, by node name.
-    pub peer_ids: BTreeMap<Name, Name>,
+    pub peer_ids: Arc<BTreeMap<Name, Name>>,
     /// Nodes with their zones.
-    pub zones: BTreeMap<Name, Option<Name>>,
+    pub zones: Arc<BTreeMap<Name, Option<Name>>>,
     /// What could not be acted on.
     pub findings: Vec<Finding>,
 }
@@ -237,15 +238,15 @@ impl MeshSnapshot {
             stale: true,
             provenance: None,
             node: LocalNode { name: node, zone: None },
-            services: BTreeMap::new(),
-            frontends: BTreeMap::new(),
-            namespaces: BTreeSet::new(),
-            service_by_ip: HashMap::new(),
-            endpoints_by_ip: HashMap::new(),
-            pods_by_ip: HashMap::new(),
-            local_backends: HashMap::new(),
-            peer_ids: BTreeMap::new(),
-            zones: BTreeMap::new(),
+            services: SortedMap::default(),
+            frontends: SortedMap::default(),
+            namespaces: Arc::default(),
+            service_by_ip: SortedMap::default(),
+            endpoints_by_ip: EndpointIndex::default(),
+            pods_by_ip: Arc::default(),
+            local_backends: SortedMap::default(),
+            peer_ids: Arc::default(),
+            zones: Arc::default(),
             findings: Vec::new(),
         }
     }
@@ -257,6 +258,6 @@ impl MeshSnapshot {
 
     /// A Service by name.
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Arc<ServiceEntry>> {
-        self.services.get(&ObjectKey::new(namespace, name))
+        self.services.get_by(|id| (&*id.namespace, &*id.name).cmp(&(namespace, name)))
     }
 }

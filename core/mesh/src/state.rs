@@ -1,11 +1,11 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use edgemesh_api::{Kind, Name, Object, ObjectKey, SourceEvent};
 
+use crate::assembly::Assembly;
 use crate::believe::{Beliefs, Doubt, Verdict};
-use crate::compile::{self, Compiled};
 use crate::objects::Objects;
 use crate::policy::policies;
 use crate::{Generation, MeshOptions, MeshSnapshot, Provenance, ServiceId};
@@ -17,14 +17,15 @@ pub enum Applied {
     Unchanged,
     /// The next snapshot differs.
     Changed,
-    /// A listing ended that is not believed yet; what it left out is kept until a later one confirms it.
+    /// A listing ended that is not believed; what it left out is kept until a later one confirms it, and gives way to
+    /// what it brought.
     ListingDoubted,
 }
 
 impl Applied {
     /// Whether a compile is due.
     pub fn is_change(self) -> bool {
-        self == Self::Changed
+        self != Self::Unchanged
     }
 
     fn from_change(changed: bool) -> Self {
@@ -59,7 +60,7 @@ pub struct MeshState {
     synced: bool,
     synced_kinds: BTreeSet<Kind>,
     generation: Generation,
-    compiled: BTreeMap<ServiceId, Compiled>,
+    assembly: Assembly,
 }
 
 /// A listing under way.
@@ -90,7 +91,7 @@ impl MeshState {
             synced: false,
             synced_kinds: BTreeSet::new(),
             generation: Generation(0),
-            compiled: BTreeMap::new(),
+            assembly: Assembly::default(),
         }
     }
 
@@ -135,8 +136,9 @@ impl MeshState {
                 if let Some(listing) = &mut self.listing {
                     listing.note(&object);
                 }
-                self.beliefs.note(&object, self.objects.get(object.kind(), &object.key()));
-                Applied::from_change(self.objects.upsert(object))
+                // What was held and comes again no longer gives way to others.
+                let was_held = self.beliefs.note(&object, self.objects.get(object.kind(), &object.key()));
+                Applied::from_change(self.objects.upsert(object) || was_held)
             }
             SourceEvent::Delete(kind, key) => {
                 let known = self.objects.remove(kind, &key);
@@ -171,19 +173,26 @@ impl MeshState {
         let gone: Vec<_> = gone.into_iter().map(|(kind, key)| (kind, key.clone())).collect();
         for (kind, key) in &gone {
             self.objects.remove(*kind, key);
+            self.beliefs.deleted(*kind, key);
         }
         let was_stale = !std::mem::replace(&mut self.synced, true);
         Applied::from_change(was_stale || !gone.is_empty())
     }
 
     fn finish_kind(&mut self, kind: Kind) -> Applied {
-        let gone = match self.beliefs.judge(kind, self.objects.keys_of(kind), self.now) {
+        let (gone, doubted) = match self.beliefs.judge(kind, self.objects.keys_of(kind), self.now) {
             Verdict::None => return Applied::Unchanged,
-            Verdict::Doubted(_) => return Applied::ListingDoubted,
-            Verdict::Gone(gone) => gone,
+            Verdict::Doubted(_, gone) => (gone, true),
+            Verdict::Gone(gone) => (gone, false),
         };
         for key in &gone {
             self.objects.remove(kind, key);
+        }
+        if doubted {
+            return Applied::ListingDoubted;
+        }
+        if kind == Kind::EndpointSlice {
+            self.objects.slices_are_listed();
         }
         self.synced_kinds.insert(kind);
         let synced =
@@ -208,12 +217,12 @@ impl MeshState {
     /// Compiles what is known into the next snapshot. Equal states give equal snapshots but for the generation.
     pub fn compile(&mut self) -> MeshSnapshot {
         self.generation = Generation(self.generation.0 + 1);
-        let dirty = self.objects.take_dirty();
+        let touched = self.objects.take_touched();
         let mut findings = Vec::new();
         let policies = policies(&self.objects, &mut findings);
-        compile::services(&self.objects, &self.options, dirty, &policies, &mut self.compiled);
         let held = |id: &ServiceId| self.beliefs.is_held(Kind::Service, id);
-        let mut snapshot = compile::assemble(&self.node, &self.objects, &self.compiled, &held, findings);
+        self.assembly.update(&self.node, &self.objects, &self.options, touched, policies, &held);
+        let mut snapshot = self.assembly.snapshot(&self.node, &self.objects, findings);
         snapshot.generation = self.generation;
         snapshot.stale = self.is_stale();
         snapshot.provenance.clone_from(&self.provenance);

@@ -1,5 +1,7 @@
 //! From the text of one object to the part of it the mesh keeps.
 
+use std::net::IpAddr;
+
 use edgemesh_api::{
     DecodeError, Endpoint, EndpointPort, EndpointSlice, Endpoints, Kind, Object, ObjectKey, ObjectMeta,
     decode_item, label,
@@ -92,6 +94,14 @@ fn ports(ports: &mut [EndpointPort], names: &mut Interner) {
     }
 }
 
+/// Whether a slice is one that a connected metaServer has cut to its first endpoint, at 127.0.0.1, in a list
+/// (kubeedge/kubeedge#7194). No API server takes a slice with a loopback address.
+pub(crate) fn is_corrupt(object: &Object) -> bool {
+    let Object::EndpointSlice(slice) = object else { return false };
+    let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    addresses.filter_map(|address| address.parse::<IpAddr>().ok()).any(|address| address.is_loopback())
+}
+
 /// What every object and every list has.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -102,6 +112,7 @@ pub(crate) struct Meta {
     pub(crate) resource_version: Option<String>,
     #[serde(rename = "continue")]
     pub(crate) continue_: Option<String>,
+    pub(crate) self_link: Option<String>,
 }
 
 /// A resource version is a string; that it is a number is nothing to lose an object's name over.

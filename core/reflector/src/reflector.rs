@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::intern::Interner;
 use crate::item::{self, Event, Status};
 use crate::schedule::{
-    BOOKMARK_SILENCE, CONFIRM_MARGIN, Draws, FIRST_PERIOD, MAX_PERIOD, MAX_PERIOD_SILENT, MIN_PERIOD, WATCH,
-    WATCH_GRACE, backoff, odd_pause, poll_pause,
+    BOOKMARK_SILENCE, CONFIRM_MARGIN, Draws, FIRST_PERIOD, MAX_PERIOD, MAX_PERIOD_SILENT, MAX_REFUSED_NEEDED,
+    MIN_PERIOD, WATCH, WATCH_GRACE, backoff, odd_pause, poll_pause,
 };
 use crate::{Failure, FailureReason, KindState, KindStatus, Members, Resource};
 
@@ -130,6 +130,8 @@ pub struct Reflector {
     confirm_at: Option<Instant>,
     /// Lists in a row that were due to odd events only and showed nothing new; `odd_pending` while the next one is due.
     odd_lists: u32,
+    /// Lists in a row that said nothing.
+    unknown_lists: u32,
     odd_pending: bool,
     /// The object that `status.undecodable` tells of.
     undecodable: Option<ObjectKey>,
@@ -188,6 +190,7 @@ impl Reflector {
             relist_at: None,
             confirm_at: None,
             odd_lists: 0,
+            unknown_lists: 0,
             odd_pending: false,
             undecodable: None,
             status: KindStatus::new(spec.kind),
@@ -282,6 +285,10 @@ impl Reflector {
                 if index == 0 {
                     self.listing.first = Some((key.clone(), object.metadata().uid));
                 }
+                if self.is_cached() && item::is_corrupt(&object) {
+                    self.status.corrupt += 1;
+                    return self.keep(key, out);
+                }
                 if self.is_cached() {
                     self.listing.seen.insert(key, fingerprint(&object));
                 }
@@ -290,16 +297,19 @@ impl Reflector {
             Err(error) => {
                 self.listing.undecodable += 1;
                 match self.note_undecodable(json, &error) {
-                    Some(key) => {
-                        if let Some(print) = self.known.get(&key) {
-                            self.listing.seen.insert(key.clone(), *print);
-                        }
-                        out.push(SourceEvent::Keep(self.spec.kind, key));
-                    }
+                    Some(key) => self.keep(key, out),
                     None => self.listing.nameless += 1,
                 }
             }
         }
+    }
+
+    /// An object is there and cannot be used: it is neither changed nor missed.
+    fn keep(&mut self, key: ObjectKey, out: &mut Vec<SourceEvent>) {
+        if let Some(print) = self.known.get(&key) {
+            self.listing.seen.insert(key.clone(), *print);
+        }
+        out.push(SourceEvent::Keep(self.spec.kind, key));
     }
 
     fn begin_listing(&mut self, out: &mut Vec<SourceEvent>) {
@@ -353,6 +363,10 @@ impl Reflector {
             self.verified(meta.resource_version.as_deref());
             return ListEnd::Complete;
         }
+        if self.is_cached() && self.listing.count == 0 && meta.resource_version.is_none() {
+            self.unanswered(now);
+            return ListEnd::Complete;
+        }
         self.begin_listing(out);
         if let Some(token) = meta.continue_.filter(|token| !token.is_empty()) {
             self.continue_ = Some(token);
@@ -365,8 +379,42 @@ impl Reflector {
         if self.listing.nameless == 0 {
             out.push(SourceEvent::SyncedKind(self.spec.kind));
         }
+        // To watch a kind that the cloud does not have ends KubeEdge's CloudCore (kubeedge/kubeedge#7303). Only a list that
+        // comes from the cloud proves that it has it; what the node's store answers names itself in `selfLink`.
+        let watchable = !self.is_cached()
+            || !self.resource.optional
+            || meta.resource_version.is_some() && meta.self_link.is_none();
         self.listed(meta.resource_version, now);
+        if !watchable {
+            self.status.state = KindState::Listing;
+            self.poll();
+        }
         ListEnd::Complete
+    }
+
+    /// A metaServer's list without objects and without a resource version: its store has no row of the kind, or the cloud
+    /// did not answer in time (kubeedge/kubeedge#4459). That is no statement about objects.
+    fn unanswered(&mut self, now: Instant) {
+        self.listing = Listing::default();
+        self.answered();
+        // Objects were there a moment ago: the node's store is being filled, or the cloud comes and goes.
+        self.period = match self.known.is_empty() {
+            true => (self.period * 2).min(MAX_PERIOD),
+            false => odd_pause(self.unknown_lists),
+        };
+        self.unknown_lists = self.unknown_lists.saturating_add(1);
+        self.relist_at = Some(now + self.period - jitter(self.period, self.draws.next()) / 2);
+        self.status.state = KindState::Unknown;
+        self.phase = Phase::Watch;
+        if self.resource.optional {
+            self.poll();
+        }
+    }
+
+    /// Lists at the watchdog's times, without a watch between.
+    fn poll(&mut self) {
+        self.phase = Phase::List;
+        self.not_before = self.relist_at;
     }
 
     /// The list is complete: what it shows of the server, and when to look again.
@@ -405,6 +453,7 @@ impl Reflector {
             self.undecodable = None;
             self.status.undecodable = None;
         }
+        self.unknown_lists = 0;
         self.unpaged = false;
         self.page = (self.page * 2).min(PAGE);
         self.anchor = listing.first;
@@ -542,7 +591,7 @@ impl Reflector {
     }
 
     fn advance(&mut self, json: &[u8]) {
-        if let Some(version) = item::meta(json).resource_version.filter(|version| !version.is_empty()) {
+        if let Some(version) = item::meta(json).resource_version {
             self.resource_version = Some(version);
         }
     }
@@ -557,7 +606,7 @@ impl Reflector {
             let count = self.count_watch(now);
             let pause = self.pause(FailureReason::Closed, None, count);
             self.not_before = Some(now + pause);
-            self.phase = if self.may_resume() { Phase::Verify } else { Phase::List };
+            self.phase = if self.may_resume() { self.verify() } else { Phase::List };
             return;
         }
         self.watch_failures = 0;
@@ -602,7 +651,10 @@ impl Reflector {
             reason => (reason, count),
         };
         let draw = self.draw();
-        let pause = backoff(reason, step, asked, draw);
+        let mut pause = backoff(reason, step, asked, draw);
+        if reason == FailureReason::Forbidden && !self.resource.optional && pause > MAX_REFUSED_NEEDED {
+            pause = MAX_REFUSED_NEEDED - MAX_REFUSED_NEEDED.mul_f64((draw % 512) as f64 / 1024.0);
+        }
         if self.phase == Phase::Watch && count > MAX_WATCH_FAILURES {
             return pause.max(poll_pause(count - MAX_WATCH_FAILURES));
         }
@@ -619,7 +671,9 @@ impl Reflector {
             self.failures
         };
         let mut pause = self.pause(failure.reason, failure.retry_after, count);
-        self.status.state = match failure.reason {
+        // One version that is absent says nothing while others are left to ask for.
+        let told = failure.reason != FailureReason::Absent || self.absent + 1 >= self.resource.versions.len();
+        let state = match failure.reason {
             FailureReason::Forbidden => KindState::Forbidden,
             FailureReason::Absent => KindState::Absent,
             FailureReason::Resolve
@@ -670,7 +724,10 @@ impl Reflector {
             _ => Phase::List,
         };
         self.not_before = Some(now + pause);
-        self.status.failure = Some(failure);
+        if told {
+            self.status.state = state;
+            self.status.failure = Some(failure);
+        }
     }
 }
 

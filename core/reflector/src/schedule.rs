@@ -16,6 +16,10 @@ const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MIN_REFUSED: Duration = Duration::from_secs(2);
 const MAX_REFUSED: Duration = Duration::from_secs(60);
 
+/// The same for kinds that a node cannot do without: an API server answers 403 until it has loaded its roles, and what
+/// changed is to be right within 5 s of its return.
+pub(crate) const MAX_REFUSED_NEEDED: Duration = Duration::from_secs(3);
+
 /// Longest wait that a server may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 

@@ -267,13 +267,7 @@ impl Reading {
     /// The index behind the value's last byte, or `None` when it goes on.
     fn scan(&mut self, bytes: &[u8]) -> Result<Option<usize>, SplitError> {
         if self.scalar {
-            let end = bytes.iter().position(|byte| !byte.is_ascii_alphanumeric() && !b"+-.".contains(byte));
-            return match end.map(|end| bytes[end]) {
-                None => Ok(None),
-                Some(b',' | b'}' | b']') => Ok(end),
-                Some(byte) if byte.is_ascii_whitespace() => Ok(end),
-                Some(_) => Err(SplitError::Malformed),
-            };
+            return Ok(bytes.iter().position(|byte| !byte.is_ascii_alphanumeric() && !b"+-.".contains(byte)));
         }
         for (index, byte) in bytes.iter().enumerate() {
             if self.string {

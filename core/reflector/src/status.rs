@@ -8,7 +8,7 @@ pub enum KindState {
     /// Nothing was heard yet.
     #[default]
     Starting,
-    /// A list is under way.
+    /// The first list is under way, or lists are all there is: a watch could do harm.
     Listing,
     /// Changes come by a watch.
     Watching,
@@ -18,6 +18,8 @@ pub enum KindState {
     Absent,
     /// The role does not allow it; asked again slowly.
     Forbidden,
+    /// The server answers with a list that says nothing: what is known is kept.
+    Unknown,
     /// Another kind serves in its place.
     Unused,
 }
@@ -32,6 +34,7 @@ impl KindState {
             Self::Failing => "failing",
             Self::Absent => "absent",
             Self::Forbidden => "forbidden",
+            Self::Unknown => "unknown",
             Self::Unused => "unused",
         }
     }
@@ -54,6 +57,8 @@ pub struct KindStatus {
     pub events: u64,
     /// Events without an object, of an unknown type, or with an object that cannot be decoded.
     pub odd_events: u64,
+    /// Objects that a list had in a form that cannot be true, and that stay as they were known.
+    pub corrupt: u64,
     /// Changes that a listing showed and the watch before it had not told.
     pub missed: u64,
     /// The last object that could not be decoded, with the reason.
@@ -71,6 +76,7 @@ impl KindStatus {
             lists: 0,
             events: 0,
             odd_events: 0,
+            corrupt: 0,
             missed: 0,
             undecodable: None,
         }

@@ -86,18 +86,117 @@ fn main() {
         "aliases",
         b"a: &a [1, 2]\nb: [*a, *a]\nkind: Service\nmetadata: {name: x, labels: &l {a: b}}\n",
     );
+    api_server();
+    configuration();
     let folder = std::env::temp_dir().join(format!("edgemesh-seeds-{}", std::process::id()));
     let (objects, _) = edgemesh_metadata::parse_manifests(
         "a.yaml",
         b"apiVersion: v1\nkind: Service\nmetadata: {name: shop, namespace: default}\nspec: {clusterIP: 10.96.0.1}\n",
     );
     let objects: Vec<_> = objects.into_iter().map(std::sync::Arc::new).collect();
-    let journal = edgemesh_metadata::Journal::new(&folder);
-    journal.save(&objects, std::time::UNIX_EPOCH).expect("the journal is written");
-    for entry in fs::read_dir(&folder).expect("the folder is there").flatten() {
-        save("journal", &entry.file_name().to_string_lossy(), &fs::read(entry.path()).expect("readable"));
+    let mut journal = edgemesh_metadata::Journal::new(&folder).of_source("manifests /etc/edgemesh");
+    for objects in [&objects[..], &[], &objects] {
+        journal.save(objects, std::time::UNIX_EPOCH).expect("the journal is written");
     }
+    // `journal/journal` is one of the first version, which nothing writes any more.
+    save("journal", "records", &fs::read(folder.join("journal")).expect("readable"));
     fs::remove_dir_all(&folder).expect("removable");
+}
+
+/// First byte: twice the kind's place in `Kind::ALL`, and 1 for KubeEdge's metaServer; second: the length of pieces.
+fn api_server() {
+    let answers =
+        |how: u8, piece: u8, answers: &[&str]| [&[how, piece], answers.join("\x1e").as_bytes()].concat();
+    let service = r#"{"metadata":{"name":"a","namespace":"default","uid":"u1","resourceVersion":"4"},"spec":{"clusterIP":"10.96.0.1","ports":[{"port":80}]}}"#;
+    let page = format!(
+        r#"{{"kind":"ServiceList","metadata":{{"resourceVersion":"5","continue":"t"}},"items":[{service}]}}"#
+    );
+    let rest = r#"{"kind":"ServiceList","metadata":{"resourceVersion":"5"},"items":[{"metadata":{"name":"b"}},{"metadata":{"name":"c"},"spec":{"ports":"x"}},{}]}"#;
+    let events = format!(
+        "{{\"type\":\"ADDED\",\"object\":{service}}}\n{{\"type\":\"BOOKMARK\",\"object\":{{\"metadata\":{{\"resourceVersion\":\"9\"}}}}}}\n{{\"type\":\"DELETED\",\"object\":{service}}}\n"
+    );
+    let gone = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired"}}"#;
+    save(
+        "list_stream",
+        "pages",
+        &answers(
+            4,
+            7,
+            &[
+                &page,
+                rest,
+                &events,
+                r#"{"items":[{"metadata":{"name":"a"}}],"metadata":{"resourceVersion":"9"}}"#,
+                gone,
+                rest,
+            ],
+        ),
+    );
+    save(
+        "list_stream",
+        "broken",
+        &answers(
+            4,
+            1,
+            &[
+                "<html>",
+                r#"{"items":[{"metadata":{"name":"a"}}"#,
+                r#"{"kind":"Status","code":410}"#,
+                r#"{"items":null}"#,
+                "{}{\"type\":\"\"}",
+                "[]",
+            ],
+        ),
+    );
+    let slices = r#"{"kind":"EndpointslicList","items":[{"metadata":{"name":"s","labels":{"kubernetes.io/service-name":"a"}},"addressType":"IPv4","endpoints":[{"addresses":["10.1.0.1"],"nodeName":"here"}],"ports":[{"port":80}]}]}"#;
+    let empty = r#"{"type":"DELETED","object":null}"#;
+    save(
+        "list_stream",
+        "metaserver",
+        &answers(7, 64, &[slices, empty, slices, r#"{"items":[]}"#, "", slices]),
+    );
+    save(
+        "list_stream",
+        "absent",
+        &answers(
+            12,
+            64,
+            &[
+                r#"{"kind":"Status","code":404}"#,
+                r#"{"kind":"Status","code":404}"#,
+                r#"{"kind":"Status","code":404}"#,
+                rest,
+            ],
+        ),
+    );
+}
+
+fn configuration() {
+    save(
+        "kubeconfig",
+        "token",
+        b"apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\nclusters: [{name: k, cluster: {server: \"https://[fd00::1]:6443\", certificate-authority-data: AAAA}}]\nusers: [{name: u, user: {token: t}}]\n",
+    );
+    save(
+        "kubeconfig",
+        "files",
+        b"contexts:\n- {name: c, context: {cluster: k, user: u}}\nclusters:\n- {name: k, cluster: {server: 127.0.0.1:10550, certificate-authority: ca.pem, insecure-skip-tls-verify: true}}\nusers:\n- {name: u, user: {client-certificate: c.pem, client-key: k.pem, exec: null}}\n",
+    );
+    save(
+        "kubeconfig",
+        "urls",
+        b"http://127.0.0.1:10550\nhttps://[::1]/a/b/\napi.example.com\nhttps://\n:0\n",
+    );
+    save(
+        "config",
+        "agent",
+        b"apiVersion: agent.edgemesh.config.kubeedge.io/v1alpha1\nkind: EdgeMeshAgent\nkubeAPIConfig: {metaServer: {server: http://127.0.0.1:10550}}\nmodules:\n  edgeDNS: {enable: true, cacheDNS: {enable: true, upstreamServers: [192.0.2.53]}}\n  edgeProxy: {enable: true, serviceFilterMode: FilterIfLabelDoesNotExists}\n  edgeTunnel:\n    enable: true\n    relayNodes: [{nodeName: r1, advertiseAddress: [203.0.113.10]}]\n    psk: {path: /etc/edgemesh/psk}\n",
+    );
+    save(
+        "config",
+        "gateway",
+        b"apiVersion: gateway.edgemesh.config.kubeedge.io/v1alpha1\nkind: EdgeMeshGateway\nmodules:\n  edgeGateway: {enable: true, nic: \"*\", includeIP: \"*\", excludeIP: \"*\"}\n  edgTunnel: {enable: yes, listenPort: 20006}\n",
+    );
 }
 
 fn question(name: &[u8], qtype: u8, edns: bool) -> Vec<u8> {

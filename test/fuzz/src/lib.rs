@@ -1,13 +1,20 @@
 //! Everything that reads bytes from outside, callable on any bytes: one function per parser, shared by the fuzzer
 //! (`test/fuzz/libfuzzer`) and by the ordinary test that replays the corpus.
 
+use std::path::Path;
+
+use edgemesh_config::{Environment, Role};
 use edgemesh_tunnel_proto::{Answer, Frame, PeerRecord, StreamHeader, split_datagram};
+
+mod list_stream;
+
+pub use list_stream::list_stream;
 
 /// A parser on any bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("dns", dns),
     ("upstream", upstream),
     ("header", header),
@@ -16,6 +23,9 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("mdns", mdns),
     ("manifests", manifests),
     ("journal", journal),
+    ("list_stream", list_stream),
+    ("kubeconfig", kubeconfig),
+    ("config", config),
 ];
 
 /// A DNS query from a client.
@@ -80,4 +90,45 @@ pub fn manifests(bytes: &[u8]) {
 /// The journal.
 pub fn journal(bytes: &[u8]) {
     let _ = edgemesh_metadata::check_journal(bytes);
+}
+
+/// A kubeconfig, and URLs of servers.
+pub fn kubeconfig(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for master in [None, Some("https://[fd00::1]:6443/prefix")] {
+        let _ = edgemesh_metadata::parse_kubeconfig(&text, Path::new("/etc/edgemesh"), master);
+    }
+    for line in text.lines() {
+        if let Ok(access) = edgemesh_metadata::ApiAccess::of_url(line) {
+            assert!(!access.host.is_empty() && !access.prefix.ends_with('/'), "{line:?}");
+        }
+    }
+}
+
+/// A configuration file of either program: what is converted must be a file that says the same.
+pub fn config(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let environments = [
+        Environment::default(),
+        Environment {
+            node_name: Some("shop-7".to_owned()),
+            namespace: Some("kubeedge".to_owned()),
+            in_cluster: true,
+            kubernetes_service: Some(("fd00::1".to_owned(), 443)),
+        },
+    ];
+    for role in [Role::Agent, Role::Gateway] {
+        let Ok(parsed) = edgemesh_config::parse(role, &text) else { continue };
+        for environment in &environments {
+            if let Ok(resolved) = edgemesh_config::resolve(&parsed.raw, environment) {
+                let _ = edgemesh_config::show(&resolved.settings);
+            }
+        }
+        let converted = edgemesh_config::convert(role, &text).expect("what can be parsed can be converted");
+        let again = edgemesh_config::convert(role, &converted).expect("what is converted can be parsed");
+        let values = |text: &str| {
+            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(values(&again), values(&converted), "converting again changes nothing");
+    }
 }

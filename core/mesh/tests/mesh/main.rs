@@ -1,8 +1,11 @@
 //! What a listing compiles to, and how listings and single changes fold.
 
+mod believe;
 mod endpoints;
 mod fixture;
+mod freshness;
 mod listing;
+mod options;
 mod pods;
 mod rules;
 mod services;
