@@ -9,7 +9,9 @@ use edgemesh_api::{
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use xxhash_rust::xxh3::xxh3_64;
 
+use crate::Members;
 use crate::intern::Interner;
 
 /// Labels that decide something; a Pod's own labels are what selectors look at.
@@ -136,6 +138,11 @@ pub(crate) fn meta(json: &[u8]) -> Meta {
     envelope.metadata.unwrap_or_default()
 }
 
+/// The version of an object, as far as it is a number.
+pub(crate) fn version_of(json: &[u8]) -> Option<u64> {
+    meta(json).resource_version?.parse().ok()
+}
+
 /// The `metadata` of a list, which may be absent or null; `None` when it is neither that nor an object.
 pub(crate) fn list_meta(json: &[u8]) -> Option<Meta> {
     if json.is_empty() {
@@ -195,4 +202,34 @@ impl Status {
             || causes.iter().any(|cause| cause.reason == "ResourceVersionTooLarge")
             || self.message.contains("Too large resource version")
     }
+}
+
+/// The Status that an answer is.
+pub(crate) fn status_of(members: &Members) -> Status {
+    let text = |json: &[u8]| serde_json::from_slice::<String>(json).unwrap_or_default();
+    Status {
+        code: serde_json::from_slice(&members.code).unwrap_or_default(),
+        reason: text(&members.reason),
+        message: text(&members.message),
+        details: serde_json::from_slice(&members.details).unwrap_or_default(),
+    }
+}
+
+/// Equal for objects that the mesh cannot tell apart.
+pub(crate) fn fingerprint(object: &Object) -> u64 {
+    // Names and numbers only: nothing in an object fails to serialise.
+    serde_json::to_vec(object).map_or(0, |text| xxh3_64(&text))
+}
+
+/// Encodes what may not stand in a query (RFC 3986 section 2.1).
+pub(crate) fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
 }

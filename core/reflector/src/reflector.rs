@@ -1,17 +1,16 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgemesh_api::{DecodeError, Kind, Object, ObjectKey, SourceEvent, Uid};
 use edgemesh_mesh::HOLD;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::intern::Interner;
-use crate::item::{self, Event, Status};
+use crate::item::{self, Event, Status, fingerprint, percent_encode, status_of};
 use crate::schedule::{
-    BOOKMARK_SILENCE, CONFIRM_MARGIN, Draws, FIRST_PERIOD, MAX_PERIOD, MAX_PERIOD_SILENT, MAX_REFUSED_NEEDED,
-    MIN_PERIOD, WATCH, WATCH_GRACE, backoff, odd_pause, poll_pause,
+    BOOKMARK_SILENCE, CONFIRM_MARGIN, Draws, FIRST_PERIOD, MAX_PERIOD, MAX_PERIOD_SILENT, MAX_PERIOD_STORE,
+    MAX_REFUSED_NEEDED, MIN_PERIOD, WATCH, WATCH_GRACE, backoff, jitter, odd_pause, poll_pause,
 };
 use crate::{Failure, FailureReason, KindState, KindStatus, Members, Resource};
 
@@ -123,6 +122,14 @@ pub struct Reflector {
     anchor: Option<(ObjectKey, Uid)>,
     /// Fingerprints of what the server said last, to notice what a watch did not tell; of cached servers only.
     known: BTreeMap<ObjectKey, u64>,
+    /// The version of the last list that came from the cloud: of whatever is of that version or an older one, the list knew
+    /// better. A node's store keeps objects that were deleted while it was cut off, and every watch
+    /// repeats them.
+    authority: Option<u64>,
+    /// Objects that the last list had in a form that cannot be true; events are all there is of them.
+    corrupt: BTreeSet<ObjectKey>,
+    /// The last list came from the node's store.
+    from_store: bool,
     watch: Watch,
     period: Duration,
     relist_at: Option<Instant>,
@@ -146,6 +153,9 @@ struct Listing {
     paged: usize,
     first: Option<(ObjectKey, Uid)>,
     seen: BTreeMap<ObjectKey, u64>,
+    corrupt: BTreeSet<ObjectKey>,
+    /// Objects of a version that the cloud's last list had already: news from the cloud, or leftovers of a store.
+    outdated: Vec<Arc<Object>>,
     undecodable: usize,
     /// Objects that do not even tell which they are: what the list leaves out proves nothing.
     nameless: usize,
@@ -185,6 +195,9 @@ impl Reflector {
             listing: Listing::default(),
             anchor: None,
             known: BTreeMap::new(),
+            authority: None,
+            corrupt: BTreeSet::new(),
+            from_store: false,
             watch: Watch::default(),
             period: FIRST_PERIOD,
             relist_at: None,
@@ -287,10 +300,17 @@ impl Reflector {
                 }
                 if self.is_cached() && item::is_corrupt(&object) {
                     self.status.corrupt += 1;
+                    self.listing.corrupt.insert(key.clone());
                     return self.keep(key, out);
                 }
                 if self.is_cached() {
-                    self.listing.seen.insert(key, fingerprint(&object));
+                    let print = fingerprint(&object);
+                    let news = self.known.get(&key) != Some(&print);
+                    self.listing.seen.insert(key, print);
+                    // Who answers is said behind the items.
+                    if news && self.is_outdated(item::version_of(json)) {
+                        return self.listing.outdated.push(Arc::new(object));
+                    }
                 }
                 out.push(SourceEvent::Upsert(Arc::new(object)));
             }
@@ -376,14 +396,32 @@ impl Reflector {
             return ListEnd::More;
         }
         self.answered();
-        if self.listing.nameless == 0 {
-            out.push(SourceEvent::SyncedKind(self.spec.kind));
+        self.from_store = self.is_cached() && meta.self_link.is_some();
+        let outdated = std::mem::take(&mut self.listing.outdated);
+        if self.from_store {
+            // A store may lack what it was never told of, and have what was deleted while it was cut off: its lists add
+            // what is new and take nothing away.
+            for object in outdated {
+                let key = object.key();
+                match self.known.get(&key) {
+                    Some(print) => self.listing.seen.insert(key, *print),
+                    None => self.listing.seen.remove(&key),
+                };
+            }
+            let unlisted = self.known.iter().filter(|(key, _)| !self.listing.seen.contains_key(*key));
+            let unlisted: Vec<_> = unlisted.map(|(key, print)| (key.clone(), *print)).collect();
+            self.listing.seen.extend(unlisted);
+        } else {
+            out.extend(outdated.into_iter().map(SourceEvent::Upsert));
+            if self.listing.nameless == 0 {
+                out.push(SourceEvent::SyncedKind(self.spec.kind));
+            }
         }
         // To watch a kind that the cloud does not have ends KubeEdge's CloudCore (kubeedge/kubeedge#7303). Only a list that
         // comes from the cloud proves that it has it; what the node's store answers names itself in `selfLink`.
         let watchable = !self.is_cached()
             || !self.resource.optional
-            || meta.resource_version.is_some() && meta.self_link.is_none();
+            || meta.resource_version.is_some() && !self.from_store;
         self.listed(meta.resource_version, now);
         if !watchable {
             self.status.state = KindState::Listing;
@@ -444,6 +482,13 @@ impl Reflector {
                 }
                 self.status.missed += missed as u64;
                 self.known = listing.seen;
+                self.corrupt = listing.corrupt;
+                let version = resource_version.as_deref().and_then(|version| version.parse().ok());
+                if self.from_store {
+                    self.period = self.period.min(MAX_PERIOD_STORE);
+                } else {
+                    self.authority = version;
+                }
                 Some(now + self.period - jitter(self.period, self.draws.next()) / 2)
             }
         };
@@ -526,8 +571,10 @@ impl Reflector {
         match (event.type_.as_str(), object) {
             ("ADDED" | "MODIFIED", Some(json)) => match item::decode(self.spec.kind, json, names) {
                 Ok(object) => {
-                    self.advance(json);
-                    self.upsert(object, out);
+                    let version = self.advance(json);
+                    if !self.is_outdated(version) || self.corrupt.contains(&object.key()) {
+                        self.upsert(object, out);
+                    }
                     WatchFlow::Continue(())
                 }
                 Err(error) if item::key(self.spec.kind, json).is_some() => {
@@ -541,7 +588,10 @@ impl Reflector {
             },
             ("DELETED", Some(json)) => match item::key(self.spec.kind, json) {
                 Some(key) => {
-                    self.advance(json);
+                    let version = self.advance(json);
+                    if self.is_outdated(version) && self.known.contains_key(&key) {
+                        return WatchFlow::Continue(());
+                    }
                     self.known.remove(&key);
                     self.clear_undecodable(&key);
                     self.status.events += 1;
@@ -590,10 +640,17 @@ impl Reflector {
         out.push(SourceEvent::Upsert(Arc::new(object)));
     }
 
-    fn advance(&mut self, json: &[u8]) {
-        if let Some(version) = item::meta(json).resource_version {
-            self.resource_version = Some(version);
-        }
+    /// Takes the version of an event's object over; the version as a number.
+    fn advance(&mut self, json: &[u8]) -> Option<u64> {
+        let version = item::meta(json).resource_version?;
+        let number = version.parse().ok();
+        self.resource_version = Some(version);
+        number
+    }
+
+    /// Whether the last list of the cloud knew better than an event of this version.
+    fn is_outdated(&self, version: Option<u64>) -> bool {
+        version.zip(self.authority).is_some_and(|(version, authority)| version <= authority)
     }
 
     /// The watch ended as watches do, or was given up at its deadline.
@@ -729,38 +786,4 @@ impl Reflector {
             self.status.failure = Some(failure);
         }
     }
-}
-
-fn status_of(members: &Members) -> Status {
-    let text = |json: &[u8]| serde_json::from_slice::<String>(json).unwrap_or_default();
-    Status {
-        code: serde_json::from_slice(&members.code).unwrap_or_default(),
-        reason: text(&members.reason),
-        message: text(&members.message),
-        details: serde_json::from_slice(&members.details).unwrap_or_default(),
-    }
-}
-
-/// Equal for objects that the mesh cannot tell apart.
-fn fingerprint(object: &Object) -> u64 {
-    // Names and numbers only: nothing in an object fails to serialise.
-    serde_json::to_vec(object).map_or(0, |text| xxh3_64(&text))
-}
-
-/// A tenth of a time at most.
-fn jitter(time: Duration, draw: u64) -> Duration {
-    time.mul_f64((draw % 1024) as f64 / 10_240.0)
-}
-
-/// Encodes what may not stand in a query (RFC 3986 section 2.1).
-fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }

@@ -42,6 +42,10 @@ pub(crate) const MAX_PERIOD: Duration = Duration::from_secs(60);
 /// Once a listing showed what the watch had not told.
 pub(crate) const MAX_PERIOD_SILENT: Duration = Duration::from_secs(10);
 
+/// While lists come from the node's own store the cloud is away: its return shows in a list first, and what changed is
+/// to be right within 5 s of it. Such a list costs a few milliseconds on the loopback.
+pub(crate) const MAX_PERIOD_STORE: Duration = Duration::from_secs(4);
+
 /// A listing that is to confirm another one comes this much later than the hold, because `MeshState` hears of both with
 /// the delay of a queue and a long list.
 pub(crate) const CONFIRM_MARGIN: Duration = Duration::from_secs(10);
@@ -74,6 +78,11 @@ impl Draws {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
+}
+
+/// A tenth of a time at most.
+pub(crate) fn jitter(time: Duration, draw: u64) -> Duration {
+    time.mul_f64((draw % 1024) as f64 / 10_240.0)
 }
 
 /// The pause after the `failures`th failure in a row (from 1), with up to a half taken off by `draw` (any value).

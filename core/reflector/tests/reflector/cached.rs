@@ -255,6 +255,75 @@ fn ke_7303_a_kind_that_the_cloud_may_lack_is_listed_and_not_watched() {
 }
 
 #[test]
+fn what_a_store_repeats_is_outdated_by_a_list_of_the_cloud() {
+    // The store missed the deletion of `b` and a change of `a` while the node was cut off.
+    check_cached(
+        "
+        list rv=9 a=1
+        open
+        +a rv=3
+        +b rv=4
+        -a rv=5
+        ~a=2 rv=10
+        +c rv=11
+        -c rv=12
+        state
+        ",
+        "
+        /api/v1/services?limit=500
+        > reset a=1 synced
+        watch resourceVersion=9
+        > a=2 c -c
+        state watching listed=1 lists=1 events=3
+        watching for 4750..5000
+        wait 50..100
+        /api/v1/services?limit=500
+        ",
+    );
+}
+
+#[test]
+fn a_list_of_the_store_adds_and_takes_nothing_away() {
+    // The cloud's list of version 9 had a and b. The store lacks b, has an older a, and c, which was deleted before; d is new.
+    let item = |name: &str, port: u16, version: u32| {
+        format!(
+            r#"{{"metadata":{{"name":"{name}","resourceVersion":"{version}"}},"spec":{{"ports":[{{"port":{port}}}]}}}}"#
+        )
+    };
+    let list = |items: &[String], meta: &str| {
+        format!(r#"raw {{"items":[{}],"metadata":{{{meta}}}}}"#, items.join(","))
+    };
+    let cloud = list(&[item("a", 2, 8), item("b", 1, 3)], r#""resourceVersion":"9""#);
+    let store = list(
+        &[item("a", 1, 2), item("c", 1, 4), item("d", 1, 10)],
+        r#""resourceVersion":"10","selfLink":"/core/v1/services/null/null""#,
+    );
+    let back = list(&[item("a", 2, 8), item("d", 1, 10)], r#""resourceVersion":"12""#);
+    let text = Bench::new(Kind::Service, Consistency::Cached)
+        .play(&format!("{cloud}\nopen\nidle\n{store}\nopen\nidle\n{store}\nopen\nidle\n{back}\nstate"));
+    let events: Vec<&str> = text.lines().filter(|line| line.starts_with(['>', 's'])).collect();
+    assert_eq!(events[..4], ["> reset a b synced", "> reset d", "> reset d", "> reset a d synced"], "{text}");
+    // A cloud whose versions have gone back, as after a restore, is heard.
+    let restored = list(&[item("a", 7, 1)], r#""resourceVersion":"2""#);
+    let text =
+        Bench::new(Kind::Service, Consistency::Cached).play(&format!("{cloud}\nopen\nidle\n{restored}"));
+    assert!(text.contains("> reset a synced"), "{text}");
+}
+
+#[test]
+fn the_return_of_the_cloud_is_seen_within_4_s() {
+    let store = r#"raw {"items":[{"metadata":{"name":"a"}}],"metadata":{"resourceVersion":"9","selfLink":"/core/v1/services/null/null"}}"#;
+    let text = Bench::new(Kind::Service, Consistency::Cached)
+        .play(&format!("{store}\nopen\n+b rv=3\nidle\n").repeat(6));
+    let given_up: Vec<u64> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("given up "))
+        .map(|ms| ms.parse().expect("ms"))
+        .collect();
+    assert!(given_up.len() == 6 && given_up.iter().all(|ms| *ms <= 4000), "{text}");
+}
+
+#[test]
 fn ke_7194_slices_that_a_list_cuts_to_the_loopback_stay_as_they_were_told() {
     let slice = |address: &str| {
         format!(
