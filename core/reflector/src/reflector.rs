@@ -435,6 +435,10 @@ impl Reflector {
     fn unanswered(&mut self, now: Instant) {
         self.listing = Listing::default();
         self.answered();
+        if self.undecodable.is_none() {
+            // What had no name was of an answer that has given way to this one.
+            self.status.undecodable = None;
+        }
         // Objects were there a moment ago: the node's store is being filled, or the cloud comes and goes.
         self.period = match self.known.is_empty() {
             true => (self.period * 2).min(MAX_PERIOD),

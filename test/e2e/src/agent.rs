@@ -1,7 +1,7 @@
 //! An agent whose life the test decides.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -26,25 +26,33 @@ pub struct Agent {
 
 impl Agent {
     pub(crate) fn spawn(lab: &Lab, node: &str, flags: &[&str]) -> Self {
+        let mut agent = Self::start(lab, node, lab.agent_command(node, flags));
+        if let Some(at) = flags.iter().position(|flag| *flag == "--admin-socket") {
+            agent.admin = flags[at + 1].into();
+        }
+        agent
+    }
+
+    /// Starts an agent by a command of the laboratory.
+    pub fn start(lab: &Lab, node: &str, mut command: Command) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let log = lab.folder().join("logs").join(format!("agent-{number}-{node}.log"));
         let file = std::fs::File::create(&log).expect("a new log");
-        let mut command = lab.agent_command(node, flags);
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second descriptor")).stderr(file);
         let exec = command.spawn().expect("edgemesh lab exec");
         let children = format!("/proc/{0}/task/{0}/children", exec.id());
         let exec = Mutex::new(exec);
         let mut agent = Self { node: node.to_owned(), exec, pid: 0, admin: lab.admin(node), log };
-        if let Some(at) = flags.iter().position(|flag| *flag == "--admin-socket") {
-            agent.admin = flags[at + 1].into();
-        }
         agent.pid = eventually("the agent's process", || {
             agent.assert_runs();
             let text = std::fs::read_to_string(&children).ok()?;
             let pid: u32 = text.split_whitespace().next()?.parse().ok()?;
             let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            words.split(|byte| *byte == 0).nth(1).is_some_and(|word| word == b"agent").then_some(pid)
+            // Until it has become the agent it is a copy of its parent.
+            let mut words = words.split(|byte| *byte == 0);
+            let linked = words.next().is_some_and(|word| word.ends_with(b"/edgemesh-agent"));
+            (linked || words.next().is_some_and(|word| word == b"agent")).then_some(pid)
         });
         agent
     }
@@ -105,6 +113,13 @@ impl Agent {
         })
     }
 
+    /// What `edgemesh explain --json` says.
+    pub fn explain(&self, question: &str) -> Value {
+        let target =
+            format!("/explain?json={}", question.replace('/', "%2F").replace('[', "%5B").replace(']', "%5D"));
+        serde_json::from_str(&self.page(&target)).expect("the explanation is JSON")
+    }
+
     /// A figure of `/metrics`.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.page("/metrics");
@@ -126,6 +141,11 @@ impl Agent {
     pub fn kill(&mut self) {
         netns::kill(self.pid, libc::SIGKILL).expect("the agent runs");
         self.ended();
+    }
+
+    /// Tells it that its terminal is gone, or its file new, as administrators and old daemons do.
+    pub fn hang_up(&self) {
+        netns::kill(self.pid, libc::SIGHUP).expect("the agent runs");
     }
 
     /// Asks it to end, as an init system does.
@@ -168,6 +188,18 @@ impl Footprint {
         };
         Self { descriptors, threads: field("Threads:"), anon_kib: field("RssAnon:") }
     }
+}
+
+/// What a status says an operator should look at, one line each.
+pub fn alarms(status: &Value) -> String {
+    let alarms = status["alarms"].as_array().into_iter().flatten();
+    alarms.map(|alarm| alarm.as_str().unwrap_or_default().to_owned() + "\n").collect()
+}
+
+/// How a status says a kind of an API server is followed.
+pub fn kind<'s>(status: &'s Value, kind: &str) -> &'s Value {
+    let mut kinds = status["metadata"]["kinds"].as_array().into_iter().flatten();
+    kinds.find(|line| line["kind"] == kind).unwrap_or(&Value::Null)
 }
 
 /// What a status says of objects that cannot be acted on.

@@ -3,13 +3,15 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::agent::Agent;
+use crate::api::{ApiServer, Http};
 use crate::manifests::{TWO_NODES, services, site};
+use crate::objects::Place;
 use crate::process::{eventually, output, program, run};
 
 /// A running site without agents; the test starts those it needs. It ends with the test, however that ends.
@@ -106,13 +108,8 @@ impl Lab {
 
     /// Starts a probe that serves, and waits until it says that it is ready.
     pub fn background(&self, host: &str, words: &[&str]) -> Background {
-        let mut command = self.probe_command(host, words);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the probe starts");
-        let mut said = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        said.read_line(&mut line).expect("the probe's word");
-        let background = Background { child, said };
-        assert_eq!(line.trim(), "ready", "{words:?} on {host}");
+        let (background, said) = Background::start(&mut self.probe_command(host, words));
+        assert_eq!(said, "ready", "{words:?} on {host}");
         background
     }
 
@@ -166,6 +163,88 @@ impl Lab {
         command
     }
 
+    /// The command of an agent as Go EdgeMesh's: its name, and a file with this text. In the text STATE, ADMIN and PSK
+    /// stand for the node's own paths.
+    pub fn agent_by_file(&self, node: &str, text: &str) -> Command {
+        let file = self.config_file(node);
+        self.write_config(node, text);
+        let link = self.link("edgemesh-agent");
+        let mut command = self.command(node, &[&link, "--config-file", &file.display().to_string()]);
+        command.env("NODE_NAME", node).env("NAMESPACE", "kubeedge");
+        // What a test machine that is a pod itself would add.
+        for name in ["KUBERNETES_PORT", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Replaces the file of [`Lab::agent_by_file`] as editors do: in one step.
+    pub fn write_config(&self, node: &str, text: &str) {
+        let state = self.state(node);
+        std::fs::create_dir_all(&state).expect("the laboratory's folder is ours");
+        let text = text
+            .replace("STATE", &state.display().to_string())
+            .replace("ADMIN", &self.admin(node).display().to_string())
+            .replace("PSK", &self.psk().display().to_string());
+        let new = state.join("config.new");
+        std::fs::write(&new, text)
+            .and_then(|()| std::fs::rename(&new, self.config_file(node)))
+            .expect("the node's folder is ours");
+    }
+
+    /// Where [`Lab::agent_by_file`] puts the file.
+    pub fn config_file(&self, node: &str) -> PathBuf {
+        self.state(node).join("edgemesh-agent.yaml")
+    }
+
+    /// The binary under another name, as images have it.
+    pub fn link(&self, name: &str) -> String {
+        let link = self.folder.join(name);
+        match std::os::unix::fs::symlink(program("edgemesh"), &link) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{link:?}: {error}"),
+            _ => link.display().to_string(),
+        }
+    }
+
+    /// Starts an agent by a file, as [`Lab::agent_by_file`] says.
+    pub fn spawn_by_file(&self, node: &str, text: &str) -> Agent {
+        Agent::start(self, node, self.agent_by_file(node, text))
+    }
+
+    /// Starts an API server in a node; its port is 6443 in both families.
+    pub fn api_server(&self, node: &str, flags: &[&str]) -> ApiServer<'_> {
+        ApiServer::start(self, node, flags)
+    }
+
+    /// A client for HTTP in a node or pod.
+    pub fn http(&self, host: &str) -> Http {
+        Http::new(self, host)
+    }
+
+    /// The Nodes of the site, as an API server has them.
+    pub fn node_objects(&self) -> Vec<Value> {
+        self.site_objects().into_iter().filter(|object| object["kind"] == "Node").collect()
+    }
+
+    /// Where a pod is.
+    pub fn place(&self, pod: &str) -> Place {
+        let objects = self.site_objects();
+        let is = |object: &&Value| object["kind"] == "Pod" && object["metadata"]["name"] == pod;
+        let object = objects.iter().find(is).unwrap_or_else(|| panic!("there is no pod {pod}"));
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let addresses = [0, 1].map(|family| text(&object["status"]["podIPs"][family]["ip"]));
+        Place { pod: pod.to_owned(), node: text(&object["spec"]["nodeName"]), addresses }
+    }
+
+    fn site_objects(&self) -> Vec<Value> {
+        let text = std::fs::read(self.manifests().join("edgemesh-lab.json")).expect("the site's objects");
+        let mut list: Value = serde_json::from_slice(&text).expect("the laboratory wrote JSON");
+        match list["items"].take() {
+            Value::Array(items) => items,
+            other => panic!("a List has items: {other}"),
+        }
+    }
+
     /// The folder that every agent reads.
     pub fn manifests(&self) -> PathBuf {
         self.folder.join("manifests")
@@ -212,12 +291,28 @@ impl Drop for Lab {
 /// A probe that goes on until it is dropped.
 pub struct Background {
     child: Child,
-    said: BufReader<ChildStdout>,
+    pub(crate) said: BufReader<ChildStdout>,
+    pub(crate) input: Option<ChildStdin>,
 }
 
 impl Background {
+    /// Starts a program and waits for its first line, which it returns.
+    pub(crate) fn start(command: &mut Command) -> (Self, String) {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let input = child.stdin.take();
+        let mut said = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        said.read_line(&mut line).expect("the program's word");
+        (Self { child, said, input }, line.trim().to_owned())
+    }
+
     /// Waits for its end; returns what it said after it was ready.
     pub fn end(mut self) -> Value {
+        drop(self.input.take());
         let status = eventually("the probe's end", || self.child.try_wait().expect("the child is ours"));
         let mut text = String::new();
         self.said.read_to_string(&mut text).expect("a pipe whose writer ended");

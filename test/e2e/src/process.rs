@@ -32,7 +32,7 @@ pub fn program(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(
         path.exists(),
-        "{} is not built; first: cargo build --package edgemesh --package edgemesh-workload",
+        "{} is not built; first: cargo build --package edgemesh --package edgemesh-workload --package edgemesh-apiserver",
         path.display()
     );
     path

@@ -198,6 +198,9 @@ pub(crate) fn of_hyper(error: &hyper::Error) -> Failure {
     };
     // A server that wants a certificate says so after the handshake (RFC 8446 section 4.4.2.4).
     let reason = if of_tls(cause).is_some() { FailureReason::Tls } else { FailureReason::Closed };
+    // rustls explains at length, with the address of a document, that a connection simply ended.
+    let cause = cause.to_string();
+    let cause = if cause.contains("close_notify") { "the connection ended" } else { &cause };
     Failure::new(reason, format!("{error}: {cause}"))
 }
 

@@ -95,7 +95,9 @@ pub fn parse_kubeconfig(text: &str, folder: &Path, master: Option<&str>) -> Resu
         }
     }
     if let Some(proxy) = cluster.proxy_url.filter(|proxy| !proxy.is_empty()) {
-        return Err(broken(format!("sends everything through {proxy:?}: an agent goes to the server itself")));
+        return Err(broken(format!(
+            "sends everything through {proxy:?}: an agent goes to the server itself"
+        )));
     }
     let mut access = ApiAccess::of_url(master.unwrap_or(&cluster.server))?;
     let pem = |data: Option<String>, file: Option<PathBuf>, field: &str| match (data, file) {

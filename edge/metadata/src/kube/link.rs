@@ -43,15 +43,15 @@ impl Link {
             if *up.borrow_and_update() {
                 return None;
             }
+            let guard = tokio::select! {
+                _ = up.changed() => continue,
+                guard = self.attempt.clone().lock_owned() => guard,
+            };
+            let not_before = self.state().not_before.unwrap_or_else(Instant::now);
             tokio::select! {
+                biased;
                 _ = up.changed() => {}
-                guard = self.attempt.clone().lock_owned() => {
-                    let not_before = self.state().not_before;
-                    if let Some(at) = not_before.filter(|_| !*up.borrow_and_update()) {
-                        tokio::time::sleep_until(at).await;
-                    }
-                    return Some(guard);
-                }
+                () = tokio::time::sleep_until(not_before) => return Some(guard),
             }
         }
     }
@@ -74,10 +74,14 @@ impl Link {
         state.failures = state.failures.saturating_add(1);
         let pause: Duration = backoff(failure.reason, state.failures, None, fastrand::u64(..));
         state.not_before = Some(Instant::now() + pause);
-        let news = state.failure.as_ref().is_none_or(|known| known.reason != failure.reason);
+        // A cure that changes the words of an ailing file or certificate is news; other words name the address in turn.
+        let of_files = matches!(failure.reason, FailureReason::Credentials | FailureReason::Tls);
+        let same =
+            |known: &Failure| known.reason == failure.reason && (!of_files || known.detail == failure.detail);
+        let news = state.failure.as_ref().is_none_or(|known| !same(known));
         state.failure = Some(failure.clone());
         drop(state);
-        self.up.send_replace(false);
+        self.up.send_if_modified(|up| std::mem::replace(up, false));
         news
     }
 
@@ -101,6 +105,10 @@ fn is_of_link(reason: FailureReason) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use edgemesh_reflector::MAX_BACKOFF;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -120,5 +128,44 @@ mod tests {
         assert!(waiting.await.expect("no panic"), "free for all");
         assert!(!link.failed(&Failure::new(FailureReason::Forbidden, "")), "not of the link");
         assert!(link.turn().await.is_none());
+    }
+
+    /// Kinds that follow a server which is away for an hour.
+    const KINDS: u32 = 6;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_hour_away_costs_few_attempts_and_no_time_at_the_end() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let (link, start) = (Link::default(), Instant::now());
+        let (attempts, back) = (Cell::new(0), start + HOUR);
+        let kind = async || loop {
+            let turn = link.turn().await;
+            if Instant::now() >= back {
+                link.answered();
+                drop(turn);
+                return Instant::now();
+            }
+            attempts.set(attempts.get() + 1);
+            link.failed(&Failure::new(FailureReason::Unreachable, "no route"));
+            drop(turn);
+        };
+        let answered = futures::future::join_all((0..KINDS).map(|_| kind())).await;
+        let bound = KINDS + 3600 * 1000 / (MAX_BACKOFF.as_millis() as u32 / 2) + 1;
+        assert!((1..=bound).contains(&attempts.get()), "{} attempts", attempts.get());
+        assert!(answered.iter().all(|at| *at <= back + MAX_BACKOFF), "{:?}", answered.iter().max());
+    }
+
+    #[test]
+    fn a_cure_that_does_not_help_is_told() {
+        for (reason, told) in [
+            (FailureReason::Credentials, true),
+            (FailureReason::Tls, true),
+            (FailureReason::Unreachable, false),
+        ] {
+            let link = Link::default();
+            assert!(link.failed(&Failure::new(reason, "one")));
+            assert!(!link.failed(&Failure::new(reason, "one")), "{reason:?} is told once");
+            assert_eq!(link.failed(&Failure::new(reason, "another")), told, "{reason:?}");
+        }
     }
 }

@@ -71,9 +71,7 @@ impl KubeBoard {
     /// Whether a kind is followed and has been seen to have objects.
     fn has_objects(&self, kind: Kind) -> bool {
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        kinds.get(&kind).is_some_and(|status| {
-            status.state == KindState::Watching && status.listed > 0
-        })
+        kinds.get(&kind).is_some_and(|status| status.state == KindState::Watching && status.listed > 0)
     }
 
     /// Takes a kind's state in; the one before it.
@@ -172,7 +170,11 @@ impl Follower {
             let serve = match self.board.state_of(Kind::EndpointSlice) {
                 KindState::Watching => Some(true),
                 KindState::Absent | KindState::Forbidden => Some(false),
-                KindState::Starting | KindState::Listing | KindState::Failing | KindState::Unused => None,
+                KindState::Starting
+                | KindState::Listing
+                | KindState::Failing
+                | KindState::Unknown
+                | KindState::Unused => None,
             };
             if serve == Some(wanted) || changed.changed().await.is_err() {
                 return;
@@ -226,7 +228,7 @@ impl<'a> KindTask<'a> {
             // The link's own failures are told once for all kinds.
             (Some(failure), _) if self.shared.board.failure().is_none() => Some(Trouble {
                 message: words(&status, failure),
-                broken: status.state != KindState::Absent && failure.reason != FailureReason::Gone,
+                broken: status.state != KindState::Absent && !is_passing(failure.reason),
             }),
             (_, Some(undecodable)) => Some(Trouble {
                 message: format!("an object cannot be read and stays as it was known: {undecodable}"),
@@ -392,6 +394,7 @@ impl<'a> KindTask<'a> {
             if let Err(error) = cut {
                 return self.broken(error.into()).await;
             }
+            self.tell();
             pace = pace.filter(|_| splitter.is_inside());
             match &mut pace {
                 Some(pace) => {
@@ -406,6 +409,12 @@ impl<'a> KindTask<'a> {
     }
 }
 
+/// Whether a failure is one of every day: a connection ended, a history was compacted. When there is more behind it the
+/// next attempt says so.
+fn is_passing(reason: FailureReason) -> bool {
+    matches!(reason, FailureReason::Gone | FailureReason::Closed | FailureReason::Stalled)
+}
+
 fn words(status: &KindStatus, failure: &Failure) -> String {
     match status.state {
         KindState::Absent => {
@@ -418,6 +427,7 @@ fn words(status: &KindStatus, failure: &Failure) -> String {
         | KindState::Listing
         | KindState::Watching
         | KindState::Failing
+        | KindState::Unknown
         | KindState::Unused => format!("{failure}; what is known is served on"),
     }
 }
@@ -451,5 +461,51 @@ impl Pace {
         if self.bytes >= STALL_BYTES {
             *self = Self::new();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Deaf;
+
+    impl Report for Deaf {
+        fn report(&self, _: &str, _: Option<&Trouble>) {}
+    }
+
+    /// Endpoints that stood in for slices once are taken back: at once, to be held, and after the hold.
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_of_the_time_before_the_slices_are_taken_back() {
+        let (events, mut told) = mpsc::channel(16);
+        let spec = KubeSourceSpec {
+            access: ApiAccess::of_url("http://127.0.0.1:1").expect("a URL"),
+            consistency: Consistency::Consistent,
+            kinds: vec![Kind::EndpointSlice, Kind::Endpoints],
+            seed: 0,
+        };
+        let board = Arc::new(KubeBoard::default());
+        let follower = Arc::new(Follower { spec, board: board.clone(), events, report: Arc::new(Deaf) });
+        let task = follower.clone();
+        let following = tokio::spawn(async move { task.follow(Kind::Endpoints).await });
+        let listing = [SourceEvent::ResetKind(Kind::Endpoints), SourceEvent::SyncedKind(Kind::Endpoints)];
+
+        let slices =
+            |state, listed| board.set(KindStatus { state, listed, ..KindStatus::new(Kind::EndpointSlice) });
+        slices(KindState::Watching, 0);
+        tokio::time::sleep(HOLD * 3).await;
+        assert!(told.is_empty(), "nothing shows that slices serve");
+        slices(KindState::Watching, 5);
+        assert_eq!([told.recv().await, told.recv().await], listing.clone().map(Some));
+        let first = Instant::now();
+
+        // The hold ends while the server is away: nothing is taken back by a server that does not answer.
+        slices(KindState::Failing, 5);
+        tokio::time::sleep(HOLD * 3).await;
+        assert!(told.is_empty(), "the server is away");
+        slices(KindState::Watching, 5);
+        assert_eq!([told.recv().await, told.recv().await], listing.map(Some));
+        assert!(first.elapsed() >= HOLD);
+        following.abort();
     }
 }

@@ -1,5 +1,7 @@
 //! Small clients and servers that tests run in pods and nodes. Each answers with one line of JSON.
 
+mod ask;
+mod flow;
 mod rogue;
 mod serve;
 mod storm;
@@ -23,6 +25,8 @@ edgemesh-e2e-probe tcp-held ADDR                            say ready over an ec
 edgemesh-e2e-probe udp-held ADDR                            say ready, send on until echoes have stopped and come again
 edgemesh-e2e-probe tcp-storm ADDR COUNT                     connections to an echo, opened and closed
 edgemesh-e2e-probe udp-storm ADDR COUNT                     UDP sessions with an echo, a socket each
+edgemesh-e2e-probe flow NAME:PORT                           say ready, look up, connect and echo until standard input ends
+edgemesh-e2e-probe http                                     say ready, send the HTTP requests of standard input
 edgemesh-e2e-probe rogue NODE PSK STATE TIMES ADDR...       ask a node's agent for backends (udp:ADDR for UDP)
 ";
 
@@ -53,6 +57,8 @@ fn run(words: &[&str]) -> Result<Value> {
         ["udp-held", address] => talk::udp_held(parse(address)?),
         ["tcp-storm", address, count] => storm::tcp(parse(address)?, count.parse()?),
         ["udp-storm", address, count] => storm::udp(parse(address)?, count.parse()?),
+        ["flow", target] => flow::run(target),
+        ["http"] => ask::http(),
         ["rogue", node, psk, state, times, ref backends @ ..] => {
             rogue::run(node, psk.as_ref(), state.as_ref(), times.parse()?, backends)
         }
