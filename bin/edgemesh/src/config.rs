@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use edgemesh_config::{Problem, Role, convert, default_config, min_config, show};
+use edgemesh_config::{Problem, Role, Settings, convert, default_config, min_config, show};
 use lexopt::{Arg, ValueExt as _};
 
-use crate::settings::file;
+use crate::settings::{file, skip_klog};
 
 const HELP: &str = "\
 edgemesh config: configuration files in Go EdgeMesh's form (docs/config.md)
@@ -16,7 +16,8 @@ edgemesh config: configuration files in Go EdgeMesh's form (docs/config.md)
   edgemesh config show     [--role agent|gateway] FILE   every key with the value that counts
   edgemesh config convert  [--role agent|gateway] FILE   the shortest file that says the same
 
-Without --role the file's own `kind` decides. NODE_NAME, NAMESPACE and KUBERNETES_PORT are read as the agent reads them.
+Without --role the file's own `kind` decides. NODE_NAME, NAMESPACE and KUBERNETES_PORT are read as the agent reads them; a file
+can be checked without them, for a node of some name.
 ";
 
 const GATEWAY_HELP: &str = "\
@@ -61,6 +62,13 @@ pub(crate) fn gateway(rest: Vec<OsString>) -> Result<()> {
                 print!("{GATEWAY_HELP}");
                 return Ok(());
             }
+            Arg::Short('v') | Arg::Long("v") => drop(parser.value()?),
+            Arg::Long(flag) => {
+                let flag = flag.to_owned();
+                if !skip_klog(&flag, &mut parser)? {
+                    bail!("--{flag}: there is no such flag; `edgemesh-gateway --help` lists them");
+                }
+            }
             other => return Err(other.unexpected().into()),
         }
     }
@@ -104,7 +112,7 @@ pub(crate) fn run(rest: Vec<OsString>) -> Result<()> {
     match verb.to_str() {
         Some("validate") => validate(path, &text, role),
         Some("show") => {
-            let (settings, problems) = file::check(&text, role);
+            let (settings, problems) = check(&text, role);
             tell(path, &problems);
             print!("{}", show(&settings.context("the errors above have to be mended")?));
             Ok(())
@@ -123,8 +131,16 @@ pub(crate) fn run(rest: Vec<OsString>) -> Result<()> {
     }
 }
 
+/// As on a node: where the environment names none, the file is checked for a node of some name.
+fn check(text: &str, role: Role) -> (Option<Settings>, Vec<Problem>) {
+    let mut environment = file::environment();
+    environment.node_name.get_or_insert_with(|| "node".to_owned());
+    environment.namespace.get_or_insert_with(|| "kubeedge".to_owned());
+    file::check_in(text, role, &environment)
+}
+
 fn validate(path: &Path, text: &str, role: Role) -> Result<()> {
-    let (settings, problems) = file::check(text, role);
+    let (settings, problems) = check(text, role);
     tell(path, &problems);
     let settings = settings.context("the errors above have to be mended")?;
     println!(

@@ -108,7 +108,11 @@ impl fmt::Display for Status {
         )?;
         writeln!(f, "journal    {}", metadata.journal)?;
         for kind in &metadata.kinds {
-            write!(f, "kind       {} {}, {} objects", kind.kind, kind.state, kind.objects)?;
+            write!(
+                f,
+                "kind       {} {}, {} listed, {} changes since",
+                kind.kind, kind.state, kind.objects, kind.events
+            )?;
             for (count, what) in [(kind.missed, "missed by the watch"), (kind.odd_events, "odd events")] {
                 if count > 0 {
                     write!(f, ", {count} {what}")?;

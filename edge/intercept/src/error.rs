@@ -21,7 +21,7 @@ pub enum InterceptError {
     },
     /// The device's name belongs to somebody else.
     #[error(
-        "device {name} exists and is not ours ({reason}); Go EdgeMesh leaves one behind: `ip link delete {name}`"
+        "device {name} exists and is not ours ({reason}); name another one: --bridge-device, or commonConfig.bridgeDeviceName"
     )]
     DeviceTaken {
         /// The name.

@@ -188,7 +188,7 @@ async fn wait_for_signal() -> Result<()> {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => tracing::info!("SIGHUP is ignored: manifests are followed as they change"),
+            _ = hangup.recv() => tracing::info!("SIGHUP is ignored: the configuration file and manifests are followed as they change"),
         }
     }
 }

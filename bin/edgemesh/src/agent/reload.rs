@@ -81,8 +81,8 @@ impl Follow {
                     continue;
                 }
             };
-            if let Some(old) = &running {
-                self.take_over(old, &new).await;
+            if let (Some(first), Some(old)) = (&started_with, &running) {
+                self.take_over(first, old, &new).await;
             }
             let restart = started_with.as_ref().map(|first| changes(first, &new).restart).unwrap_or_default();
             self.shared.reload.set_pending((!restart.is_empty()).then(|| {
@@ -93,17 +93,20 @@ impl Follow {
         }
     }
 
-    async fn take_over(&self, old: &Settings, new: &Settings) {
+    async fn take_over(&self, first: &Settings, old: &Settings, new: &Settings) {
         let running = changes(old, new).running;
         if running.is_empty() {
             return;
         }
+        // What a flag said at the start wins over the file for as long as the process runs.
+        let told = &self.shared.settings;
         if old.log.level != new.log.level
+            && told.log_level == first.log.level
             && let Err(error) = self.shared.reload.levels.set(&new.log.level)
         {
             tracing::warn!(%error, "the log level stays as it was");
         }
-        if old.log.access != new.log.access {
+        if old.log.access != new.log.access && told.access_log == file::access_log(first.log.access) {
             self.metrics.set_access_log(file::access_log(new.log.access));
         }
         if let (Some(handle), Some(tunnel)) = (&self.tunnel, &new.tunnel) {

@@ -37,12 +37,21 @@ pub(crate) fn read(path: &Path, role: Role) -> Result<Settings> {
 
 /// Checks a text: the settings unless there are errors, and everything there is to say.
 pub(crate) fn check(text: &str, role: Role) -> (Option<Settings>, Vec<Problem>) {
+    check_in(text, role, &environment())
+}
+
+/// As [`check`], in another environment than the process's own.
+pub(crate) fn check_in(
+    text: &str,
+    role: Role,
+    environment: &Environment,
+) -> (Option<Settings>, Vec<Problem>) {
     let parsed = match parse(role, text) {
         Ok(parsed) => parsed,
         Err(problems) => return (None, problems),
     };
     let mut problems = parsed.problems;
-    match resolve(&parsed.raw, &environment()) {
+    match resolve(&parsed.raw, environment) {
         Ok(resolved) => {
             problems.extend(resolved.problems);
             (Some(resolved.settings), problems)

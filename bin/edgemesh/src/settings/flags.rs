@@ -10,6 +10,7 @@ use edgemesh_admin::AccessLog;
 use edgemesh_mesh::{MeshOptions, ServiceFilter};
 use edgemesh_metadata::ApiAccess;
 use edgemesh_reflector::Consistency;
+use edgemesh_tunnel::RelayAddress;
 use lexopt::{Arg, ValueExt as _};
 
 use super::{
@@ -92,6 +93,18 @@ pub(crate) fn parse_agent(arguments: Vec<OsString>) -> Result<Option<AgentSettin
     raw.resolve().map(Some)
 }
 
+/// Passes over a flag of klog and its value; whether it was one. Go's programs take `_` for `-` in names.
+pub(crate) fn skip_klog(flag: &str, parser: &mut lexopt::Parser) -> Result<bool> {
+    let name = flag.replace('_', "-");
+    match KLOG_FLAGS.iter().find(|(known, _)| *known == name) {
+        // Booleans of Go's flags take a value only after `=`.
+        Some((_, false)) => drop(parser.optional_value()),
+        Some((_, true)) => drop(parser.value()?),
+        None => return Ok(false),
+    }
+    Ok(true)
+}
+
 #[derive(Default)]
 struct Raw {
     node_name: Option<String>,
@@ -149,7 +162,12 @@ impl Raw {
                 "agent" => self.relay_role = false,
                 other => bail!("{other:?} is none of agent, relay"),
             },
-            "relay" => self.relays.push(parser.value()?.string()?),
+            "relay" => {
+                let text = parser.value()?.string()?;
+                // Said here, where the flag is known.
+                text.parse::<RelayAddress>()?;
+                self.relays.push(text);
+            }
             "psk-file" => self.psk_file = Some(PathBuf::from(parser.value()?)),
             "state-dir" => self.state_dir = Some(PathBuf::from(parser.value()?)),
             "listen" => self.listen.push(socket_addr(&parser.value()?.string()?, DEFAULT_TUNNEL_PORT)?),
@@ -177,12 +195,9 @@ impl Raw {
             }
             "log-level" => self.log_level = Some(parser.value()?.string()?),
             "log-json" => self.log_json = true,
-            other => match KLOG_FLAGS.iter().find(|(name, _)| *name == other) {
-                // Booleans of Go's flags take a value only after `=`.
-                Some((_, false)) => drop(parser.optional_value()),
-                Some((_, true)) => drop(parser.value()?),
-                None => bail!("there is no such flag; `edgemesh agent --help` lists them"),
-            },
+            "v" => self.verbosity = parser.value()?.parse()?,
+            other if skip_klog(other, parser)? => {}
+            _ => bail!("there is no such flag; `edgemesh agent --help` lists them"),
         }
         Ok(())
     }

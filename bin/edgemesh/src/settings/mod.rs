@@ -13,7 +13,7 @@ use edgemesh_mesh::MeshOptions;
 use edgemesh_metadata::ApiAccess;
 use edgemesh_reflector::Consistency;
 
-pub(crate) use flags::{AGENT_HELP, parse_agent};
+pub(crate) use flags::{AGENT_HELP, parse_agent, skip_klog};
 
 /// Where status, explain and rules look for the agent.
 pub(crate) const DEFAULT_ADMIN_SOCKET: &str = "/run/edgemesh/agent.sock";
