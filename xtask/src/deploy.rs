@@ -19,7 +19,9 @@ pub fn check() -> Result<()> {
     if configs.exists() {
         std::fs::remove_dir_all(&configs).with_context(|| configs.display().to_string())?;
     }
-    run(Command::new(&python).arg(root().join("test/deploy/check.py")).arg("--write-configs").arg(&configs))?;
+    setup::run(
+        Command::new(&python).arg(root().join("test/deploy/check.py")).arg("--write-configs").arg(&configs),
+    )?;
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(&configs)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     files.sort();
@@ -56,24 +58,16 @@ fn environment() -> Result<PathBuf> {
     let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder).status();
     if !made.is_ok_and(|status| status.success()) {
         setup::install(&["python3-venv"])?;
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder)).context(fix)?;
+        setup::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder)).context(fix)?;
     }
-    run(Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-        .args(PACKAGES))
+    setup::run(
+        Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args(PACKAGES),
+    )
     .context(fix)?;
     if !works(&python) {
         bail!("{} cannot `{imports}`; {fix}", python.display());
     }
     Ok(python)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    eprintln!("+ {command:?}");
-    let status =
-        command.status().with_context(|| format!("{:?} cannot be started", command.get_program()))?;
-    if !status.success() {
-        bail!("{command:?} ended with {status}");
-    }
-    Ok(())
 }

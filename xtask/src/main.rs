@@ -35,24 +35,13 @@ fn main() -> ExitCode {
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
-    run(Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())).args(arguments))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    command.current_dir(root());
-    eprintln!("+ {command:?}");
-    let status =
-        command.status().with_context(|| format!("{:?} cannot be started", command.get_program()))?;
-    if !status.success() {
-        bail!("{command:?} ended with {status}");
-    }
-    Ok(())
+    setup::run(Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())).args(arguments))
 }
 
 fn demo(rest: &[String]) -> Result<()> {
     setup::compiler()?;
     cargo(&["build", "--release", "--package", "edgemesh", "--package", "edgemesh-workload"])?;
-    run(Command::new(setup::target_dir().join("release/edgemesh")).args(["lab", "demo"]).args(rest))
+    setup::run(Command::new(setup::target_dir().join("release/edgemesh")).args(["lab", "demo"]).args(rest))
 }
 
 fn test(rest: &[String]) -> Result<()> {
@@ -64,7 +53,16 @@ fn test(rest: &[String]) -> Result<()> {
         cargo(&["fmt", "--all", "--check"])?;
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
     }
-    cargo(&["build", "--locked", "--package", "edgemesh", "--package", "edgemesh-workload"])?;
+    cargo(&[
+        "build",
+        "--locked",
+        "--package",
+        "edgemesh",
+        "--package",
+        "edgemesh-workload",
+        "--package",
+        "edgemesh-apiserver",
+    ])?;
     deploy::check()?;
     cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])?;
     setup::as_ordinary_user(&setup::target_dir())
@@ -99,7 +97,9 @@ fn bench(rest: &[String]) -> Result<()> {
         "--package",
         "edgemesh-workload",
         "--package",
+        "edgemesh-apiserver",
+        "--package",
         "edgemesh-bench",
     ])?;
-    run(Command::new(setup::target_dir().join("release/edgemesh-bench")).args(rest))
+    setup::run(Command::new(setup::target_dir().join("release/edgemesh-bench")).args(rest))
 }

@@ -27,6 +27,18 @@ pub fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
+/// Runs a command in the root of the repository, and says which; its failure is an error.
+pub fn run(command: &mut Command) -> Result<()> {
+    command.current_dir(root());
+    eprintln!("+ {command:?}");
+    let status =
+        command.status().with_context(|| format!("{:?} cannot be started", command.get_program()))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
+
 /// A C compiler and linker: Rust links with it, and `ring` compiles C with it.
 pub fn compiler() -> Result<()> {
     if find("cc").is_some() {
