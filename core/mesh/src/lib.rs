@@ -9,6 +9,7 @@ mod believe;
 mod claims;
 mod compile;
 mod endpoints;
+mod fit;
 mod objects;
 mod options;
 mod path;

@@ -7,6 +7,7 @@ use edgemesh_api::{
 };
 
 use crate::ServiceId;
+use crate::fit::fit;
 
 /// Every object that is known, and which Services must be compiled again since the last compile.
 #[derive(Debug, Default)]
@@ -113,12 +114,14 @@ impl Objects {
     }
 
     /// Stores an object; whether it is new or different.
-    pub(crate) fn upsert(&mut self, object: Arc<Object>) -> bool {
+    pub(crate) fn upsert(&mut self, mut object: Arc<Object>) -> bool {
         let key = object.key();
-        if self.of(object.kind()).get(&key) == Some(&object) {
-            return false;
+        match self.of(object.kind()).get(&key) {
+            Some(known) if *known == object => return false,
+            Some(_) => drop(self.remove(object.kind(), &key)),
+            None => {}
         }
-        self.remove(object.kind(), &key);
+        fit(&mut object);
         self.touch(&object);
         self.index(&object, true);
         self.by_kind[object.kind() as usize].insert(key, object);

@@ -160,7 +160,8 @@ fn what_did_not_change_is_shared() {
     state.apply(upsert(slice(&mut draws, 1)));
     let after = state.compile();
     assert_ne!(render(&before), render(&after), "the slice belongs to a Service");
-    for unshared in [before.services.unshared(&after.services).len(), before.frontends.unshared(&after.frontends).len()]
+    for unshared in
+        [before.services.unshared(&after.services).len(), before.frontends.unshared(&after.frontends).len()]
     {
         assert!((1..=64).contains(&unshared), "one chunk differs, not {unshared} entries");
     }

@@ -57,7 +57,8 @@ fn what_is_not_shared_has_every_difference() {
     let old: SortedMap<u64, u64> = scattered(5_000).map(|key| (key, 0)).collect();
     let keys: Vec<u64> = old.keys().copied().collect();
     assert!(old.unshared(&old.clone()).is_empty());
-    for changed in [vec![keys[0]], vec![keys[keys.len() - 1]], keys[40..42].to_vec(), keys[100..900].to_vec()] {
+    for changed in [vec![keys[0]], vec![keys[keys.len() - 1]], keys[40..42].to_vec(), keys[100..900].to_vec()]
+    {
         let (mut updated, mut shorter, mut longer) = (old.clone(), old.clone(), old.clone());
         for key in &changed {
             updated.insert(*key, 1);

@@ -43,6 +43,47 @@ impl Ruleset {
             refused.into_iter().map(|((vip, service), reason)| Refused { service, vip, reason }).collect();
         ruleset
     }
+
+    /// The rules for `after`, where these are the rules for `before` with the same settings; `None` when they are the
+    /// same. Costs what the snapshots do not share, as long as only endpoints differ.
+    pub fn follow(
+        &self,
+        before: &MeshSnapshot,
+        after: &MeshSnapshot,
+        settings: &RulesetSettings,
+    ) -> Option<Self> {
+        let unshared = after.frontends.unshared(&before.frontends);
+        let full = self.frontends.len() + unshared.len() > MAX_FRONTENDS
+            || self.refused.iter().any(|refused| refused.reason == RefuseReason::TableFull);
+        let alike = |key: &&Frontend| {
+            let entries = before.frontend(key).zip(after.frontend(key));
+            entries.is_some_and(|(old, new)| old.service.id == new.service.id)
+        };
+        if full || before.node.name != after.node.name || !unshared.iter().all(alike) {
+            return Some(Self::compile(after, settings)).filter(|ruleset| ruleset != self);
+        }
+        let mut changes = Vec::new();
+        for frontend in unshared {
+            let Some(entry) = after.frontend(frontend).filter(|_| self.vips.contains(&frontend.ip)) else {
+                continue;
+            };
+            let served = frontend.protocol != Protocol::Sctp && has_endpoint(after, frontend, entry);
+            if served != self.frontends.contains(frontend) {
+                changes.push((*frontend, served));
+            }
+        }
+        if changes.is_empty() {
+            return None;
+        }
+        let mut ruleset = self.clone();
+        for (frontend, served) in changes {
+            match served {
+                true => ruleset.frontends.insert(frontend),
+                false => ruleset.frontends.remove(&frontend),
+            };
+        }
+        Some(ruleset)
+    }
 }
 
 fn families(ipv6: bool) -> &'static [Family] {

@@ -6,6 +6,7 @@ use std::fs;
 
 use anyhow::Result;
 use serde::Serialize;
+use serde_json::Value;
 
 /// The samples of one figure.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +65,15 @@ impl Report {
             self.order.push(figure.to_owned());
         }
         self.samples.entry(figure.to_owned()).or_default().0.push(value);
+    }
+
+    /// Adds what a part in a node measured: pairs of figure and value.
+    pub(crate) fn add_all(&mut self, samples: &Value) -> Result<()> {
+        let samples: Vec<(String, f64)> = serde_json::from_value(samples.clone())?;
+        for (figure, value) in samples {
+            self.add(&figure, value);
+        }
+        Ok(())
     }
 
     /// Has `figure` printed as a multiple of `baseline` too.

@@ -15,6 +15,9 @@ use crate::cpu;
 /// The laboratory's name. There is one: two benches at once would measure each other.
 const NAME: &str = "bench";
 
+/// The word by which this program knows that it runs in a node.
+pub(crate) const INSIDE: &str = "inside";
+
 /// How long agents may take to serve, and to find each other: mDNS asks at start and answers within seconds; a loaded
 /// machine takes a few times as long.
 const READY: Duration = Duration::from_secs(30);
@@ -37,16 +40,17 @@ pub(crate) struct Lab {
 impl Lab {
     /// Starts the site. `manifests` is YAML that its agents read.
     pub(crate) fn up(site: &str, manifests: &str) -> Result<Self> {
-        let own = std::env::current_exe()?;
-        let beside = |name: &str| -> Result<PathBuf> {
-            let path = own.with_file_name(name);
-            if !path.exists() {
-                bail!("{} is missing; `cargo xtask bench` builds it", path.display());
-            }
-            Ok(path)
-        };
+        Self::start(site, manifests, &[])
+    }
+
+    /// Starts the site without agents.
+    pub(crate) fn without_agents(site: &str) -> Result<Self> {
+        Self::start(site, "", &["--no-agents"])
+    }
+
+    fn start(site: &str, manifests: &str, flags: &[&str]) -> Result<Self> {
         let (edgemesh, workload) = (beside("edgemesh")?, beside("edgemesh-workload")?);
-        let lock = File::create(own.with_file_name("edgemesh-bench.lock"))?;
+        let lock = File::create(edgemesh.with_file_name("edgemesh-bench.lock"))?;
         if lock.try_lock().is_err() {
             bail!("another bench runs");
         }
@@ -59,7 +63,8 @@ impl Lab {
         run(Command::new(&edgemesh).args(["lab", "down", "--name", NAME]))?;
         // From here on dropping it ends the laboratory.
         let mut lab = Self { edgemesh, workload, state: PathBuf::new(), _files: files, _lock: lock };
-        lab.ask(["up".as_ref(), site_file.as_os_str()])?;
+        let words = [OsStr::new("up"), site_file.as_os_str()];
+        lab.ask(words.into_iter().chain(flags.iter().map(OsStr::new)))?;
         let status: Value = serde_json::from_slice(&lab.ask(["status", "--json"])?.stdout)?;
         lab.state = status["folder"].as_str().context("the laboratory's status names no folder")?.into();
         Ok(lab)
@@ -78,6 +83,18 @@ impl Lab {
         let output = run(&mut command)?;
         let spent = cpu::children_seconds()? - before;
         Ok((serde_json::from_slice(&output.stdout)?, spent))
+    }
+
+    /// Runs a part of this program in a node; it says what it measured.
+    pub(crate) fn inside(&self, node: &str, part: &str) -> Result<Value> {
+        let mut command = Command::new(&self.edgemesh);
+        command.args(["lab", "exec", "--name", NAME, node, "--"]).arg(std::env::current_exe()?);
+        command.args([INSIDE, part]).arg(self.state.join("psk"));
+        let said = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+        if !said.status.success() {
+            bail!("{part} inside the laboratory: {}", said.status);
+        }
+        Ok(serde_json::from_slice(&said.stdout)?)
     }
 
     /// Asks until the answer is yes.
@@ -135,8 +152,17 @@ pub(crate) fn serve_name(name: &str) -> String {
     format!("--name={NAME}-{}-{name}", std::process::id())
 }
 
+/// A program that was built beside this one.
+pub(crate) fn beside(name: &str) -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    if !path.exists() {
+        bail!("{} is missing; `cargo xtask bench` builds it", path.display());
+    }
+    Ok(path)
+}
+
 /// The one process on whose command line all these words stand.
-fn process(words: &[&str]) -> Result<u32> {
+pub(crate) fn process(words: &[&str]) -> Result<u32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();

@@ -4,11 +4,16 @@
 //! hold only for the machine they were measured on.
 #![expect(clippy::print_stdout, reason = "a command-line tool speaks on standard output")]
 
+mod api;
+mod coldstart;
 mod cpu;
+mod dns;
 mod frame;
+mod inside;
 mod l4;
 mod lab;
 mod lightness;
+mod metadata;
 
 use std::process::ExitCode;
 
@@ -17,20 +22,37 @@ use anyhow::{Result, bail};
 /// Name, what is compared, and the function that measures.
 type Bench = (&'static str, &'static str, fn(&mut frame::Report) -> Result<()>);
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 4] = [
+    (
+        "coldstart",
+        "an agent's restart with no API server, no relay and no default route: time to DNS and to a connection",
+        coldstart::run,
+    ),
     (
         "l4",
         "raw veth, the proxy on one node, the tunnel between two: CPU per GB, per connection, per request",
         l4::run,
     ),
     ("lightness", "an idle agent with 20 Services: resident memory and stripped binary", lightness::run),
+    (
+        "metadata",
+        "API server to working connection and DNS answer; memory and CPU with 5,000 Services of 10 endpoints",
+        metadata::run,
+    ),
 ];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [lab::INSIDE, part, psk] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return ended(inside::run(part, psk.as_ref()).map(|samples| println!("{samples}")));
+    }
     let json = words.iter().any(|word| word == "--json");
     let name = words.iter().find(|word| !word.starts_with("--")).map_or("list", String::as_str);
-    match run(name, json) {
+    ended(run(name, json))
+}
+
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -3,9 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use edgemesh_admin::{Figure, Figures, Health, Metrics, Page, PageResult, Pages};
+use edgemesh_api::Kind;
 use edgemesh_dns::DnsCounters;
 use edgemesh_mesh::Path;
-use edgemesh_reflector::{KindState, KindStatus};
+use edgemesh_reflector::{FailureReason, KindState, KindStatus};
 use edgemesh_resolver::Origin;
 use edgemesh_tunnel::{TunnelHandle, TunnelStatus};
 use edgemesh_tunnel_proto::RelayReason;
@@ -100,15 +101,8 @@ impl AgentPages {
             alarms.push("metadata: no source has answered yet, the journal's copy is served".to_owned());
         }
         alarms.extend(shared.metadata.held().into_iter().map(|held| format!("metadata: {held}")));
-        // Kinds that a cluster may lack are told under `kind`; these are what the node cannot do without.
-        let needed = |kind: &&KindLine| ["Service", "EndpointSlice", "Endpoints"].contains(&kind.kind);
-        for kind in metadata.kinds.iter().filter(needed).filter(|kind| kind.state == "forbidden") {
-            let reason = kind.reason.as_deref().unwrap_or_default();
-            alarms.push(format!(
-                "metadata: {} may not be read, add it to the ClusterRole: {reason}",
-                kind.kind
-            ));
-        }
+        let reachable = shared.metadata.away().is_none();
+        alarms.extend(shared.metadata.kinds().iter().filter(|_| reachable).filter_map(kind_alarm));
         alarms.extend(shared.reload.pending().map(|pending| format!("configuration: {pending}")));
         alarms.extend(shared.settings.unserved.iter().map(|words| format!("configuration: {words}")));
         if let Some(tunnel) = &tunnel {
@@ -149,6 +143,23 @@ fn kind_line(status: &KindStatus) -> KindLine {
         events: status.events,
         odd_events: status.odd_events,
         missed: status.missed,
+    }
+}
+
+/// Why a kind is not followed although its server can be reached, in words.
+fn kind_alarm(status: &KindStatus) -> Option<String> {
+    let (kind, failure) = (status.kind, status.failure.as_ref()?);
+    // Others a cluster may lack; they are told under `kind`.
+    let needed = matches!(kind, Kind::Service | Kind::EndpointSlice | Kind::Endpoints);
+    match status.state {
+        KindState::Forbidden if needed => {
+            Some(format!("metadata: {kind} may not be read, add it to the ClusterRole: {failure}"))
+        }
+        // A version that is too old only asks for another list.
+        KindState::Failing if failure.reason != FailureReason::Gone => {
+            Some(format!("metadata: {kind} is not followed, what is known is served on: {failure}"))
+        }
+        _ => None,
     }
 }
 

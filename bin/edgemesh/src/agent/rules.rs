@@ -11,6 +11,7 @@ use edgemesh_intercept::{InterceptError, Interceptor};
 use edgemesh_mesh::{Generation, MeshSnapshot};
 use edgemesh_ruleset::{DeviceAddress, Ruleset, RulesetSettings};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -28,8 +29,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct State {
     applied: AtomicU64,
     error: Mutex<Option<String>>,
-    text: Mutex<String>,
-    refused: Mutex<Vec<String>>,
+    ruleset: Mutex<Option<Arc<Ruleset>>>,
+}
+
+/// What the kernel was brought to, and for what.
+struct Brought {
+    snapshot: Arc<MeshSnapshot>,
+    settings: RulesetSettings,
+    ruleset: Arc<Ruleset>,
 }
 
 impl State {
@@ -41,22 +48,25 @@ impl State {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The rules as nft text.
+    /// The rules as nft text; made when it is asked for, since it is megabytes in a large cluster.
     pub(super) fn text(&self) -> String {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ruleset().map(|ruleset| edgemesh_ruleset::render::nft(&ruleset)).unwrap_or_default()
     }
 
     /// Services whose address cannot be intercepted, with the reason.
     pub(super) fn refused(&self) -> Vec<String> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let ruleset = self.ruleset();
+        ruleset.iter().flat_map(|ruleset| &ruleset.refused).map(ToString::to_string).collect()
     }
 
-    fn succeeded(&self, generation: Generation, ruleset: &Ruleset) {
-        self.applied.store(generation.0, Ordering::Relaxed);
+    fn ruleset(&self) -> Option<Arc<Ruleset>> {
+        self.ruleset.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn succeeded(&self, brought: &Brought) {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = edgemesh_ruleset::render::nft(ruleset);
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) =
-            ruleset.refused.iter().map(ToString::to_string).collect();
+        *self.ruleset.lock().unwrap_or_else(PoisonError::into_inner) = Some(brought.ruleset.clone());
+        self.applied.store(brought.snapshot.generation.0, Ordering::Relaxed);
     }
 
     fn failed(&self, error: &InterceptError) {
@@ -100,31 +110,37 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) -> Result<()> {
     generations.mark_changed();
-    let mut wait = VERIFY_EVERY;
+    let mut due = Instant::now() + VERIFY_EVERY;
+    let mut brought = None;
     loop {
-        let mut verify = false;
         tokio::select! {
             () = shutdown.cancelled() => break,
             changed = generations.changed() => if changed.is_err() { break },
-            () = tokio::time::sleep(wait) => verify = true,
+            () = tokio::time::sleep_until(due) => {}
         }
+        // A stream of changes that leave the kernel alone does not put the check off.
+        let verify = Instant::now() >= due;
         let snapshot = shared.snapshots.load_full();
         let intercept = shared.settings.proxy.is_some();
+        let last = brought.take();
         let (returned, outcome) = tokio::task::spawn_blocking(move || {
-            let outcome = bring(&mut interceptor, &snapshot, intercept, verify);
+            let outcome = bring(&mut interceptor, last, snapshot, intercept, verify);
             (interceptor, outcome)
         })
         .await
         .context("the task of a netlink transaction died")?;
         interceptor = returned;
         match outcome {
-            Ok((generation, ruleset)) => {
-                shared.rules.succeeded(generation, &ruleset);
-                wait = VERIFY_EVERY;
+            Ok((now, touched)) => {
+                shared.rules.succeeded(&now);
+                brought = Some(now);
+                if touched {
+                    due = Instant::now() + VERIFY_EVERY;
+                }
             }
             Err(error) => {
                 shared.rules.failed(&error);
-                wait = RETRY_AFTER;
+                due = Instant::now() + RETRY_AFTER;
             }
         }
     }
@@ -134,19 +150,33 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Brings the kernel to a snapshot, or only looks whether it still is as it was brought.
+/// Brings the kernel to a snapshot, or only looks whether it still is as it was brought. The kernel is not touched when
+/// only endpoints changed and every frontend still has one; the second value says whether it was.
 fn bring(
     interceptor: &mut Interceptor,
-    snapshot: &MeshSnapshot,
+    last: Option<Brought>,
+    snapshot: Arc<MeshSnapshot>,
     intercept: bool,
     verify: bool,
-) -> Result<(Generation, Ruleset), InterceptError> {
+) -> Result<(Brought, bool), InterceptError> {
     if verify {
         interceptor.verify()?;
     }
     let settings = interceptor.settings()?;
-    // Without the proxy the table is empty: it replaces what a predecessor with a proxy left.
-    let ruleset = if intercept { Ruleset::compile(snapshot, &settings) } else { Ruleset::empty(&settings) };
-    interceptor.apply(&ruleset)?;
-    Ok((snapshot.generation, ruleset))
+    let last = last.filter(|last| last.settings == settings);
+    let (ruleset, changed) = match &last {
+        // Without the proxy the table is empty: it replaces what a predecessor with a proxy left.
+        _ if !intercept => (Arc::new(Ruleset::empty(&settings)), true),
+        None => (Arc::new(Ruleset::compile(&snapshot, &settings)), true),
+        Some(last) => match last.ruleset.follow(&last.snapshot, &snapshot, &settings) {
+            None => (last.ruleset.clone(), false),
+            Some(ruleset) => (Arc::new(ruleset), true),
+        },
+    };
+    // What somebody else had is looked for again at every check: it may be free now.
+    let touched = changed || verify;
+    if touched {
+        interceptor.apply(&ruleset)?;
+    }
+    Ok((Brought { snapshot, settings, ruleset }, touched))
 }

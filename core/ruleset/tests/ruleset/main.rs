@@ -4,4 +4,5 @@
 mod compile;
 mod diff;
 mod fixture;
+mod follow;
 mod render;
