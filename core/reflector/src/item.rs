@@ -28,28 +28,35 @@ const LABELS: [&str; 6] = [
 pub(crate) fn decode(kind: Kind, json: &[u8], names: &mut Interner) -> Result<Object, DecodeError> {
     let mut object = decode_item(kind, json)?;
     object.default_namespace("default");
-    metadata(object.metadata_mut(), kind, names);
-    match &mut object {
+    if kind != Kind::Pod {
+        object.metadata_mut().labels.retain(|name, _| LABELS.contains(&&**name));
+    }
+    if let Object::Service(service) = &mut object {
+        // Endpoints come with the server's slices; only a directory of manifests has them computed from Pods.
+        service.spec.selector.clear();
+        service.spec.ports.iter_mut().for_each(|port| port.target_port = None);
+    }
+    share(&mut object, names);
+    Ok(object)
+}
+
+/// Replaces the strings of an object that many objects repeat by the copies that are shared.
+pub fn share(object: &mut Object, names: &mut Interner) {
+    metadata(object.metadata_mut(), names);
+    match object {
         Object::Service(service) => {
-            // Endpoints come with the server's slices; only a directory of manifests has them computed from Pods.
-            service.spec.selector.clear();
             for port in &mut service.spec.ports {
                 names.share_option(&mut port.name);
                 names.share_option(&mut port.app_protocol);
-                port.target_port = None;
             }
         }
         Object::EndpointSlice(slice) => share_slice(slice, names),
         Object::Endpoints(endpoints) => share_endpoints(endpoints, names),
         Object::Pod(_) | Object::Node(_) | Object::Namespace(_) | Object::DestinationRule(_) => {}
     }
-    Ok(object)
 }
 
-fn metadata(metadata: &mut ObjectMeta, kind: Kind, names: &mut Interner) {
-    if kind != Kind::Pod {
-        metadata.labels.retain(|name, _| LABELS.contains(&&**name));
-    }
+fn metadata(metadata: &mut ObjectMeta, names: &mut Interner) {
     names.share(&mut metadata.namespace);
     let labels = std::mem::take(&mut metadata.labels);
     metadata.labels = labels

@@ -94,7 +94,17 @@ pub fn decode_value(value: Value) -> Result<Object, DecodeError> {
 /// Decodes one object of a known kind from JSON, as a typed list or a watch sends it: `kind` and `apiVersion` may be
 /// absent or wrong, since the request said which kind is meant (kubeedge/kubeedge#4086).
 pub fn decode_item(kind: Kind, json: &[u8]) -> Result<Object, DecodeError> {
-    let decoded = match kind {
+    let invalid = |object: String, reason: String| DecodeError::Invalid { kind, object, reason };
+    let object = decode_stored(kind, json).map_err(|error| invalid(String::new(), error.to_string()))?;
+    if object.metadata().name.is_empty() {
+        return Err(invalid(String::new(), "metadata.name is missing".to_owned()));
+    }
+    Ok(without_foreign_annotations(object))
+}
+
+/// Decodes one object of a known kind from the JSON that [`Object`] serialises to, and from nothing else.
+pub fn decode_stored(kind: Kind, json: &[u8]) -> Result<Object, serde_json::Error> {
+    match kind {
         Kind::Service => serde_json::from_slice(json).map(Object::Service),
         Kind::EndpointSlice => serde_json::from_slice(json).map(Object::EndpointSlice),
         Kind::Endpoints => serde_json::from_slice(json).map(Object::Endpoints),
@@ -102,13 +112,7 @@ pub fn decode_item(kind: Kind, json: &[u8]) -> Result<Object, DecodeError> {
         Kind::Node => serde_json::from_slice(json).map(Object::Node),
         Kind::Namespace => serde_json::from_slice(json).map(Object::Namespace),
         Kind::DestinationRule => serde_json::from_slice(json).map(Object::DestinationRule),
-    };
-    let invalid = |object: String, reason: String| DecodeError::Invalid { kind, object, reason };
-    let object = decoded.map_err(|error| invalid(String::new(), error.to_string()))?;
-    if object.metadata().name.is_empty() {
-        return Err(invalid(String::new(), "metadata.name is missing".to_owned()));
     }
-    Ok(without_foreign_annotations(object))
 }
 
 /// `kubectl apply` stores a copy of the whole object in an annotation; only those with a meaning stay.

@@ -14,7 +14,7 @@ mod service;
 mod source;
 mod unknown;
 
-pub use decode::{DecodeError, decode_item, decode_value};
+pub use decode::{DecodeError, decode_item, decode_stored, decode_value};
 pub use discovery::{
     Endpoint, EndpointAddress, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice,
     EndpointSubset, Endpoints, ForName, TargetRef,

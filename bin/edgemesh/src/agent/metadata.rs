@@ -261,6 +261,7 @@ pub(super) async fn run(
         return;
     };
     let mut batch = Vec::with_capacity(EVENT_CAPACITY);
+    let mut offers = Offers::default();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -269,6 +270,11 @@ pub(super) async fn run(
             () = shutdown.cancelled() => break,
             count = events.recv_many(&mut batch, EVENT_CAPACITY) => if count == 0 { break },
             Some(Change::Options(options)) = changes.recv() => changed |= state.set_options(options),
+            () = offers.due() => {
+                offers.made();
+                shared.metadata.offer(&state);
+                continue;
+            }
             _ = look.tick() => {
                 if shared.metadata.is_current() {
                     shared.metadata.touch();
@@ -298,10 +304,43 @@ pub(super) async fn run(
             published.send_replace(generation);
         }
         if changed && !state.is_stale() {
-            shared.metadata.offer(&state);
+            offers.want();
         }
     }
+    if offers.next.is_some() {
+        shared.metadata.offer(&state);
+    }
     shared.metadata.close_journal();
+}
+
+/// When the journal is offered the state: each offer is a list of every object, and it writes every 5 s at most.
+#[derive(Default)]
+struct Offers {
+    last: Option<tokio::time::Instant>,
+    next: Option<tokio::time::Instant>,
+}
+
+impl Offers {
+    /// Least time between two offers, as between two writes of the journal.
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    fn want(&mut self) {
+        let now = tokio::time::Instant::now();
+        let earliest = self.last.map_or(now, |last| last + Self::PAUSE);
+        self.next = self.next.or(Some(earliest.max(now)));
+    }
+
+    fn made(&mut self) {
+        self.last = Some(tokio::time::Instant::now());
+        self.next = None;
+    }
+
+    async fn due(&self) {
+        match self.next {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Kinds that a node's agent needs of an API server. Pods are not among them: slices say where they are, and a cluster

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use edgemesh_api::{Kind, Object, ObjectKey};
+use edgemesh_api::{Kind, Object, ObjectKey, decode_stored};
+use edgemesh_reflector::{Interner, share};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use super::{JournalError, MAX_SIZE};
@@ -255,9 +256,10 @@ fn replay_batches(
     tail: &mut Option<Tail>,
 ) -> Result<(), JournalError> {
     let mut batch = Vec::new();
+    let mut names = Interner::default();
     while let Some((kind, payload)) = records.next()? {
         match kind {
-            UPSERT => batch.push(Change::Upsert(Arc::new(json(payload)?))),
+            UPSERT => batch.push(Change::Upsert(Arc::new(object(payload, &mut names)?))),
             DELETE => {
                 let (kind, key) = json(payload)?;
                 batch.push(Change::Delete(kind, key));
@@ -278,8 +280,9 @@ fn replay_batches(
 fn replay_whole_copy(text: &[u8]) -> Result<Replay, JournalError> {
     let (saved_at, body) = check_whole_copy(text)?;
     let mut known = Known::new();
+    let mut names = Interner::default();
     for line in body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        Change::Upsert(Arc::new(json(line)?)).apply(&mut known);
+        Change::Upsert(Arc::new(object(line, &mut names)?)).apply(&mut known);
     }
     Ok(Replay {
         objects: known.into_values().collect(),
@@ -303,6 +306,21 @@ fn check_whole_copy(text: &[u8]) -> Result<(SystemTime, &[u8]), JournalError> {
         return Err(JournalError::Checksum);
     }
     Ok((time(number(&header[12..20]))?, body))
+}
+
+/// An object as it was written: `kind` first, so that it is read as one of that kind. Whatever begins otherwise is read by
+/// serde's own way, which keeps the whole object until it has found the tag.
+fn object(text: &[u8], names: &mut Interner) -> Result<Object, JournalError> {
+    let begins = |kind: &Kind| {
+        let rest =
+            text.strip_prefix(b"{\"kind\":\"").and_then(|rest| rest.strip_prefix(kind.as_str().as_bytes()));
+        rest.is_some_and(|rest| rest.starts_with(b"\","))
+    };
+    let known = Kind::ALL.into_iter().find(begins);
+    let typed = known.and_then(|kind| decode_stored(kind, text).ok());
+    let mut object = typed.map_or_else(|| json(text), Ok)?;
+    share(&mut object, names);
+    Ok(object)
 }
 
 fn json<'a, T: serde::Deserialize<'a>>(text: &'a [u8]) -> Result<T, JournalError> {
