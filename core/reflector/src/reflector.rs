@@ -547,6 +547,7 @@ impl Reflector {
         self.watch.open = true;
         self.absent = 0;
         self.status.failure = None;
+        self.status.failures = 0;
         self.status.state = KindState::Watching;
     }
 
@@ -556,6 +557,7 @@ impl Reflector {
         self.absent = 0;
         if self.watch_failures == 0 {
             self.status.failure = None;
+            self.status.failures = 0;
         }
     }
 
@@ -785,6 +787,7 @@ impl Reflector {
             _ => Phase::List,
         };
         self.not_before = Some(now + pause);
+        self.status.failures = count;
         if told {
             self.status.state = state;
             self.status.failure = Some(failure);

@@ -49,6 +49,8 @@ pub struct KindStatus {
     pub state: KindState,
     /// Why, when it fails.
     pub failure: Option<Failure>,
+    /// Attempts in a row that failed.
+    pub failures: u32,
     /// Objects of the last complete listing.
     pub listed: usize,
     /// Complete listings.
@@ -72,6 +74,7 @@ impl KindStatus {
             kind,
             state: KindState::Starting,
             failure: None,
+            failures: 0,
             listed: 0,
             lists: 0,
             events: 0,

@@ -228,7 +228,7 @@ impl<'a> KindTask<'a> {
             // The link's own failures are told once for all kinds.
             (Some(failure), _) if self.shared.board.failure().is_none() => Some(Trouble {
                 message: words(&status, failure),
-                broken: status.state != KindState::Absent && !is_passing(failure.reason),
+                broken: status.state != KindState::Absent && !is_passing(&status, failure),
             }),
             (_, Some(undecodable)) => Some(Trouble {
                 message: format!("an object cannot be read and stays as it was known: {undecodable}"),
@@ -236,7 +236,10 @@ impl<'a> KindTask<'a> {
             }),
             _ => None,
         };
-        let key = |status: &KindStatus| (status.state, status.failure.as_ref().map(|failure| failure.reason));
+        let key = |status: &KindStatus| {
+            let passing = status.failure.as_ref().is_some_and(|failure| is_passing(status, failure));
+            (status.state, status.failure.as_ref().map(|failure| failure.reason), passing)
+        };
         let now = (key(&status), status.undecodable.clone());
         let before = self.shared.board.set(status);
         if before.map(|before| (key(&before), before.undecodable)) != Some(now) {
@@ -409,10 +412,16 @@ impl<'a> KindTask<'a> {
     }
 }
 
-/// Whether a failure is one of every day: a connection ended, a history was compacted. When there is more behind it the
-/// next attempt says so.
-fn is_passing(reason: FailureReason) -> bool {
-    matches!(reason, FailureReason::Gone | FailureReason::Closed | FailureReason::Stalled)
+/// Failures in a row of the kind that every day brings before they are told as more than that.
+const MANY_FAILURES: u32 = 2;
+
+/// Whether a failure is one of every day: a connection ended, a history was compacted, for the first time.
+fn is_passing(status: &KindStatus, failure: &Failure) -> bool {
+    match failure.reason {
+        FailureReason::Gone => true,
+        FailureReason::Closed | FailureReason::Stalled => status.failures < MANY_FAILURES,
+        _ => false,
+    }
 }
 
 fn words(status: &KindStatus, failure: &Failure) -> String {
