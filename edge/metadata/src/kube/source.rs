@@ -23,6 +23,10 @@ use super::link::{Link, Turn};
 const STALL: Duration = Duration::from_secs(3);
 const STALL_BYTES: usize = 64;
 
+/// How long a server that had slices may refuse them before Endpoints stand in: one that starts answers 403 for a second or
+/// two, until it has loaded its roles. What is known serves on meanwhile.
+const MISSED: Duration = Duration::from_secs(10);
+
 /// What a source is made with.
 #[derive(Clone, Debug)]
 pub struct KubeSourceSpec {
@@ -72,6 +76,12 @@ impl KubeBoard {
     fn has_objects(&self, kind: Kind) -> bool {
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         kinds.get(&kind).is_some_and(|status| status.state == KindState::Watching && status.listed > 0)
+    }
+
+    /// Whether a kind was listed once.
+    fn has_listed(&self, kind: Kind) -> bool {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.get(&kind).is_some_and(|status| status.lists > 0)
     }
 
     /// Takes a kind's state in; the one before it.
@@ -133,7 +143,7 @@ impl Follower {
         loop {
             self.board.set(KindStatus { state: KindState::Unused, ..KindStatus::new(kind) });
             tokio::select! {
-                () = self.until_slices_serve(false) => {}
+                () = self.until_slices_are_missed() => {}
                 () = self.retire(kind) => return,
             }
             tokio::select! {
@@ -160,6 +170,20 @@ impl Follower {
                 }
             }
             tokio::time::sleep(HOLD + Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Waits until the server says that it has no slices, and says so for longer than it takes to start where it had some.
+    async fn until_slices_are_missed(&self) {
+        loop {
+            self.until_slices_serve(false).await;
+            if !self.board.has_listed(Kind::EndpointSlice) {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(MISSED) => return,
+                () = self.until_slices_serve(true) => {}
+            }
         }
     }
 
