@@ -520,3 +520,14 @@ fn the_table_names_every_key_once_and_block_by_block() {
         }
     }
 }
+
+/// Without a key Go EdgeMesh joins the public network of IPFS nodes.
+#[test]
+fn go_s6_a_tunnel_without_a_key_is_refused() {
+    let text = "modules: {edgeTunnel: {enable: true, psk: {enable: false}}}";
+    let problems = parse(Role::Agent, text).expect_err("refused");
+    assert!(
+        problems.iter().any(|problem| problem.is_error() && problem.path == "modules.edgeTunnel.psk.enable"),
+        "{problems:?}"
+    );
+}

@@ -24,6 +24,10 @@ struct Document {
     /// Begins with the set of the metaServer instead of none.
     #[serde(skip_serializing)]
     metaserver: bool,
+    /// Begins with the set of a metaServer that passes on what the cloud says.
+    #[serde(skip_serializing)]
+    metaserver_connected: bool,
+    cloud_away: bool,
     refuse_connections: bool,
     all: Option<FaultSet>,
     resources: BTreeMap<String, FaultSet>,
@@ -34,6 +38,8 @@ impl Document {
         let named = |(scope, set): (&Scope, &FaultSet)| (scope.to_string(), set.clone());
         Self {
             metaserver: false,
+            metaserver_connected: false,
+            cloud_away: switches.cloud_away,
             refuse_connections: switches.refuse,
             all: Some(switches.all.clone()),
             resources: switches.scoped.iter().map(named).collect(),
@@ -41,17 +47,19 @@ impl Document {
     }
 
     fn switches(self) -> Result<Switches, String> {
-        let all = match (self.all, self.metaserver) {
-            (Some(_), true) => return Err("metaserver and all: say one of them".to_owned()),
-            (Some(all), false) => all,
-            (None, true) => FaultSet::metaserver(),
-            (None, false) => FaultSet::default(),
+        let all = match (self.all, self.metaserver, self.metaserver_connected) {
+            (Some(all), false, false) => all,
+            (None, true, false) => FaultSet::metaserver(),
+            (None, false, true) => FaultSet::metaserver_connected(),
+            (None, false, false) => FaultSet::default(),
+            _ => return Err("metaserver and all, metaserverConnected: say one of them".to_owned()),
         };
         let scoped = self.resources.into_iter().map(|(name, set)| {
             let scope = name.parse::<Scope>().map_err(|error| error.to_string())?;
             Ok((scope, set))
         });
-        Ok(Switches { refuse: self.refuse_connections, all, scoped: scoped.collect::<Result<_, String>>()? })
+        let scoped = scoped.collect::<Result<_, String>>()?;
+        Ok(Switches { refuse: self.refuse_connections, cloud_away: self.cloud_away, all, scoped })
     }
 }
 

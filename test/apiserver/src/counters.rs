@@ -23,6 +23,9 @@ pub struct ResourceCounts {
     pub writes: u64,
     /// Watches established; what is written after one was counted reaches it.
     pub watches: u64,
+    /// Watches asked for of what is not there. Through a node they end KubeEdge's CloudCore (kubeedge/kubeedge#7303): nobody may
+    /// ask for one that has seen no list of the cloud.
+    pub absent_watches: u64,
     /// Watches that have not ended.
     pub open_watches: u64,
     /// Events that watches were given, bookmarks and errors left out.

@@ -47,7 +47,8 @@ pub(crate) fn answer(shared: &Shared, parts: &[String], faults: &FaultSet) -> Re
         ["apis", group, version] => resources(shared, group, version),
         _ => None,
     };
-    found.ok_or_else(Refusal::no_such_path)
+    let custom = matches!(parts[..], ["apis", name, ..] if !Resource::has_built_in(name));
+    found.ok_or_else(if custom { Refusal::no_such_group } else { Refusal::no_such_path })
 }
 
 fn present(shared: &Shared, resource: Resource, version: &str) -> bool {

@@ -70,6 +70,9 @@ pub struct ServingFaults {
     pub refusals_as_internal: bool,
     /// `sendInitialEvents` is refused with 422, as by servers that do not know it.
     pub no_initial_events: bool,
+    /// A node's metaServer answers: from the cloud, and from what it has kept of watches and gets while the cloud is away
+    /// (`Faults::cloud_away`). Every watch begins with what it has kept, deleted or not.
+    pub by_node: bool,
 }
 
 /// Whether a resource is served.
@@ -105,6 +108,10 @@ pub enum Selectors {
 pub struct ListFaults {
     /// `limit` and `continue` are ignored.
     pub unpaged: bool,
+    /// Slices in lists of the cloud have their first endpoint only, at 127.0.0.1 (kubeedge/kubeedge#7194).
+    pub loopback_slices: bool,
+    /// The items come before the metadata, as they do in lists of custom resources.
+    pub items_first: bool,
     /// The kind of the list is guessed from the plural: `EndpointslicList`.
     pub guessed_kind: bool,
     /// `apiVersion` and `kind` in the items.
@@ -155,6 +162,9 @@ pub struct WatchFaults {
     pub close_after_ms: Option<u64>,
     /// Every watch begins with everything as added, whatever version it asks for.
     pub replay: bool,
+    /// A watch through a node leaves out what its store had no news of though it should have: a race that the first watch
+    /// of a resource loses.
+    pub first_loses: bool,
     /// There are none, not even after the initial events.
     pub no_bookmarks: bool,
     /// A watch that resumes is not told what was deleted in between.
@@ -223,6 +233,23 @@ impl FaultSet {
         }
     }
 
+    /// The ways of the metaServer of KubeEdge 1.21 and later: lists come from the cloud, items first and with slices that
+    /// are cut to 127.0.0.1; watches replay the node's store before what the cloud tells and know no bookmarks; a list
+    /// that fails is an empty one without metadata. While `Faults::cloud_away` is on, all comes from the store.
+    pub fn metaserver_connected() -> Self {
+        Self {
+            serving: ServingFaults { by_node: true, ..ServingFaults::default() },
+            list: ListFaults {
+                loopback_slices: true,
+                items_first: true,
+                item_types: ItemTypes::OfAll,
+                ..ListFaults::default()
+            },
+            watch: WatchFaults { no_bookmarks: true, ..WatchFaults::default() },
+            ..Self::default()
+        }
+    }
+
     /// An error with every answer.
     pub fn error(status: u16) -> Self {
         Self::reply(Reply::Error { status, retry_after: None })
@@ -238,6 +265,7 @@ impl FaultSet {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Switches {
     pub(crate) refuse: bool,
+    pub(crate) cloud_away: bool,
     pub(crate) all: FaultSet,
     pub(crate) scoped: BTreeMap<Scope, FaultSet>,
 }
@@ -278,6 +306,16 @@ impl Faults {
     /// Whether connections are refused: nobody listens.
     pub fn refuse_connections(&self, refuse: bool) {
         self.change(|switches| switches.refuse = refuse);
+    }
+
+    /// Whether nodes are cut off from the cloud: it goes on, and what is `by_node` hears nothing of it and answers from
+    /// what it has kept.
+    pub fn cloud_away(&self, away: bool) {
+        self.change(|switches| switches.cloud_away = away);
+    }
+
+    pub(crate) fn is_cloud_away(&self) -> bool {
+        self.switches.borrow().cloud_away
     }
 
     /// Sets how the resource is served: shorthand for one fault alone.

@@ -101,18 +101,32 @@ async fn answer_target(
         Target::Version => Ok(whole(StatusCode::OK, discovery::version())),
         Target::Discovery(parts) => {
             accepts_json(request.headers())?;
+            if faults.serving.by_node {
+                return by_node_discovery(shared);
+            }
             discovery::answer(shared, parts, faults)
                 .map(|value| whole(StatusCode::OK, Bytes::from(value.to_string())))
         }
-        Target::Unknown => Err(Refusal::no_such_path()),
+        // Who may not ask is told so before what is not there.
+        Target::Unknown if faults.serving.availability == Availability::Forbidden => {
+            Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden: User \"test\" cannot get this path"))
+        }
+        Target::Unknown => Err(unknown(request.uri().path())),
         Target::Control(_) => Err(Refusal::no_such_path()),
         Target::Collection { resource, version, namespace } => {
             let ask = Ask { shared, resource: *resource, version, query: &query, faults };
-            ask.check(request.headers(), request.method())?;
             let watches = query.flag("watch");
+            if request.method() == Method::GET && faults.serving.by_node {
+                return ask.collection_by_node(request.headers(), namespace.clone(), watches);
+            }
+            if watches && faults.serving.availability == Availability::Absent {
+                shared.requests.count(*resource, |counts| counts.absent_watches += 1);
+            }
+            ask.check(request.headers(), request.method())?;
             match *request.method() {
                 Method::GET if watches => watching::answer(&ask, namespace.clone()),
                 Method::GET => list::answer(&ask, namespace.clone()),
+                Method::POST if ask.is_cut_off() => Err(cut_off()),
                 Method::POST => {
                     let object = ask.body(request, namespace.as_deref(), None).await?;
                     ask.write(object, true)
@@ -122,6 +136,9 @@ async fn answer_target(
         }
         Target::Object { resource, version, namespace, name, subresource } => {
             let ask = Ask { shared, resource: *resource, version, query: &query, faults };
+            if ask.is_cut_off() && request.method() != Method::GET {
+                return Err(cut_off());
+            }
             ask.check(request.headers(), request.method())?;
             if subresource.as_ref().is_some_and(|subresource| subresource != "status") {
                 return Err(Refusal::no_such_path());
@@ -143,10 +160,45 @@ async fn answer_target(
     }
 }
 
+/// What is registered under no path is no matter of the API machinery: known groups tell a `Status`.
+fn unknown(path: &str) -> Refusal {
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    let known = match (parts.next(), parts.next()) {
+        (Some("api"), _) | (Some("apis"), None) => true,
+        (Some("apis"), Some(group)) => Resource::has_built_in(group),
+        _ => false,
+    };
+    if known { Refusal::no_such_path() } else { Refusal::no_such_group() }
+}
+
 impl Ask<'_> {
+    /// Whether a node answers without the cloud.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.faults.serving.by_node && self.shared.faults.is_cloud_away()
+    }
+
+    /// A list or watch through a node. What goes wrong with a list of the cloud makes it one that says nothing.
+    fn collection_by_node(&self, headers: &HeaderMap, namespace: Option<String>, watches: bool) -> Answer {
+        accepts_json(headers)?;
+        let there = self.faults.serving.availability == Availability::Served;
+        match (watches, there || self.is_cut_off()) {
+            (true, _) if self.faults.serving.availability == Availability::Absent => {
+                self.shared.requests.count(self.resource, |counts| counts.absent_watches += 1);
+                Ok(streamed(stream::pending()))
+            }
+            (true, true) => watching::answer(self, namespace),
+            (true, false) => Ok(streamed(stream::pending())),
+            (false, true) => list::answer(self, namespace).or_else(|_| Ok(list::unknown(self))),
+            (false, false) => Ok(list::unknown(self)),
+        }
+    }
+
     fn check(&self, headers: &HeaderMap, method: &Method) -> Result<(), Refusal> {
         match self.faults.serving.availability {
             Availability::Served => {}
+            Availability::Absent if self.resource.row().empty.is_none() => {
+                return Err(Refusal::no_such_group());
+            }
             Availability::Absent => return Err(Refusal::no_such_path()),
             Availability::Forbidden => {
                 let verb = match *method {
@@ -182,7 +234,11 @@ impl Ask<'_> {
     }
 
     fn find(&self, namespace: &str, name: &str) -> Result<Arc<Stored>, Refusal> {
-        self.shared.store.find(self.resource, namespace, name).ok_or_else(|| {
+        let found = match self.faults.serving.by_node {
+            true => self.shared.store.find_by_node(self.resource, namespace, name),
+            false => self.shared.store.find(self.resource, namespace, name),
+        };
+        found.ok_or_else(|| {
             self.refuse(&WriteError::Absent { resource: self.resource, name: name.to_owned() })
         })
     }
@@ -368,6 +424,20 @@ fn switched_error(status: u16, retry_after: Option<u32>) -> Refusal {
     Refusal { retry_after, ..Refusal::new(code, format!("a switch of the test: {words}")) }
 }
 
+/// A metaServer asks the cloud for protobuf and passes it on as JSON; without the cloud it looks for an object.
+fn by_node_discovery(shared: &Shared) -> Answer {
+    if shared.faults.is_cloud_away() {
+        let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "not found");
+        return Err(Refusal { text: Some("\"\" not found"), ..refusal });
+    }
+    Ok(whole(StatusCode::OK, Bytes::from_static(b"k8s\x00")))
+}
+
+fn cut_off() -> Refusal {
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    Refusal { reason: "", ..Refusal::new(status, "connection lost between EdgeCore and CloudCore") }
+}
+
 fn method_refused() -> Refusal {
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
@@ -383,7 +453,10 @@ fn page(status: u16) -> Response<Body> {
 }
 
 pub(crate) fn refused(refusal: Refusal) -> Response<Body> {
-    let mut response = whole(refusal.status, refusal.body());
+    let mut response = match refusal.text {
+        Some(text) => typed(refusal.status, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes())),
+        None => whole(refusal.status, refusal.body()),
+    };
     if let Some(seconds) = refusal.retry_after {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }

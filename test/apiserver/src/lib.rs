@@ -19,15 +19,17 @@
 //!
 //! * `Store` holds the objects: one version counter for all resources, uids that end with the object, generations,
 //!   and a bounded history that watches resume from.
-//! * `Faults` are switches, for all resources or for one; `FaultSet::metaserver` is the set that KubeEdge's local API
-//!   has. They concern watches that are established too.
+//! * `Faults` are switches, for all resources or for one; they concern watches that are established too. KubeEdge's local
+//!   API has two sets: `FaultSet::metaserver` is an older one that only ever answers from its store,
+//!   `FaultSet::metaserver_connected` passes on what the cloud says, and answers from the store while
+//!   `Faults::cloud_away` is on.
 //! * `Requests` count what was served and can be waited for, so that no test needs to sleep.
 //!
 //! # Over HTTP
 //! The program `edgemesh-test-apiserver` has the same switches under `/_test/`, which need no token and know no faults:
 //! `GET requests`, `GET`, `PUT` and `DELETE faults`, and `PUT` of `load?services=N&endpoints=M&pods=P`, `token?value=T`,
 //! `expire?resource=R`, `compact`, `restart-empty` and `cut`. A document of faults is
-//! `{"metaserver": false, "refuseConnections": false, "all": {…}, "resources": {"services": {…}}}`; each `{…}` is a
+//! `{"metaserver": false, "metaserverConnected": false, "cloudAway": false, "refuseConnections": false, "all": {…}, "resources": {"services": {…}}}`; each `{…}` is a
 //! `FaultSet` in camel case.
 //!
 //! # What differs from Kubernetes
@@ -41,6 +43,7 @@ mod faults;
 mod http;
 mod list;
 mod load;
+mod node;
 mod resource;
 mod selector;
 mod server;

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use hyper::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::faults::{ItemTypes, ListVersion, Selectors};
 use crate::http::{Answer, Ask, list_body};
-use crate::resource::api_version;
+use crate::resource::{Resource, api_version};
 use crate::selector::Selector;
 use crate::status::Refusal;
 use crate::store::{Listing, Stored};
@@ -26,7 +25,7 @@ pub(crate) fn selector(ask: &Ask<'_>, namespace: Option<String>) -> Result<Selec
     if selectors == Selectors::Ignored {
         return Ok(selector);
     }
-    let names_only = selectors == Selectors::NamesOnly && !ask.query.flag("watch");
+    let names_only = (selectors == Selectors::NamesOnly || ask.is_cut_off()) && !ask.query.flag("watch");
     selector
         .labels(ask.query.text("labelSelector"))
         .and_then(|selector| selector.fields(ask.query.text("fieldSelector"), ask.resource, names_only))
@@ -35,6 +34,12 @@ pub(crate) fn selector(ask: &Ask<'_>, namespace: Option<String>) -> Result<Selec
 
 pub(crate) fn answer(ask: &Ask<'_>, namespace: Option<String>) -> Answer {
     let selector = selector(ask, namespace)?;
+    if ask.is_cut_off() {
+        ask.shared.requests.count(ask.resource, |counts| counts.lists += 1);
+        let listing = ask.shared.store.list_node(ask.resource, &selector);
+        let listed = listing.map(|listing| page(ask, &listing, 0, 0, &selector, None));
+        return Ok(listed.unwrap_or_else(|| bare(ask)));
+    }
     if ask.query.has("sendInitialEvents") && !ask.faults.serving.no_initial_events {
         return Err(Refusal::invalid("sendInitialEvents is forbidden for list"));
     }
@@ -52,6 +57,34 @@ pub(crate) fn answer(ask: &Ask<'_>, namespace: Option<String>) -> Answer {
     // A list at version 0 comes from the watch cache, which knows no pages.
     let limit = if unpaged || version == Some(0) { 0 } else { limit(ask)? };
     Ok(page(ask, &listing, 0, limit, &selector, None))
+}
+
+/// What a node says when it knows nothing: a list without items and without metadata.
+pub(crate) fn unknown(ask: &Ask<'_>) -> hyper::Response<crate::http::Body> {
+    ask.shared.requests.count(ask.resource, |counts| counts.lists += 1);
+    bare(ask)
+}
+
+fn bare(ask: &Ask<'_>) -> hyper::Response<crate::http::Body> {
+    let version = api_version(ask.resource.row().group, ask.version);
+    let text = json!({
+        "apiVersion": version, "items": [], "kind": format!("{}List", ask.resource.node_kind()),
+    });
+    list_body(Bytes::from(text.to_string()), ask.faults.reply)
+}
+
+/// What a connected metaServer makes of a slice in a list.
+fn cut_slice(item: &Stored) -> Option<Bytes> {
+    let mut slice = item.value();
+    let endpoints = slice.get_mut("endpoints")?.as_array_mut()?;
+    endpoints.truncate(1);
+    endpoints.first_mut()?["addresses"] = json!(["127.0.0.1"]);
+    for port in slice.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        if port["name"] == "https" {
+            port["port"] = json!(10550);
+        }
+    }
+    Some(Bytes::from(Value::Object(slice).to_string()).slice(1..))
 }
 
 fn limit(ask: &Ask<'_>) -> Result<usize, Refusal> {
@@ -74,10 +107,7 @@ fn asked_version(ask: &Ask<'_>) -> Result<Option<u64>, Refusal> {
         other => return Err(Refusal::invalid(format!("resourceVersionMatch {other:?} is not known"))),
     };
     match asked {
-        Some(asked) if asked > current => {
-            let message = format!("Too large resource version: {asked}, current: {current}");
-            Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, message))
-        }
+        Some(asked) if asked > current => Err(Refusal::too_large(asked, current)),
         Some(asked) if exact && asked != current => {
             ask.shared.requests.count(ask.resource, |counts| counts.gone += 1);
             Err(Refusal::expired(format!("version {asked} is not kept (list at {current} or at none)")))
@@ -129,8 +159,20 @@ fn page(
 fn text(ask: &Ask<'_>, listing: &Listing, items: &[Arc<Stored>], rest: Rest) -> Bytes {
     let row = ask.resource.row();
     let faults = &ask.faults.list;
-    let kind = if faults.guessed_kind { ask.resource.guessed_kind() } else { row.kind.to_owned() };
+    let cut_off = ask.is_cut_off();
+    let kind = if cut_off {
+        ask.resource.node_kind()
+    } else if faults.guessed_kind {
+        ask.resource.guessed_kind()
+    } else {
+        row.kind.to_owned()
+    };
     let mut metadata = json!({});
+    if cut_off {
+        metadata["selfLink"] = json!("/core/v1/services/null/null");
+    } else if row.empty.is_none() {
+        metadata["continue"] = json!("");
+    }
     match faults.version {
         ListVersion::Right => metadata["resourceVersion"] = json!(listing.version.to_string()),
         ListVersion::MissingWhenEmpty if items.is_empty() => {}
@@ -152,17 +194,28 @@ fn text(ask: &Ask<'_>, listing: &Listing, items: &[Arc<Stored>], rest: Rest) -> 
     // The rest of a list is its kind, version and token.
     let mut text = BytesMut::with_capacity(size + 256);
     let version = api_version(row.group, ask.version);
-    text.put(
-        format!(r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{metadata},"items":["#)
-            .as_bytes(),
-    );
+    let items_first = faults.items_first || row.empty.is_none();
+    let (start, end) = match items_first {
+        true => (
+            format!(r#"{{"apiVersion":"{version}","items":["#),
+            format!(r#"],"kind":"{kind}List","metadata":{metadata}}}"#),
+        ),
+        false => (
+            format!(r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{metadata},"items":["#),
+            "]}".to_owned(),
+        ),
+    };
+    text.put(start.as_bytes());
+    let cuts = faults.loopback_slices && ask.resource == Resource::EndpointSlices && !cut_off;
     for (position, item) in items.iter().enumerate() {
         if position > 0 {
             text.put_u8(b',');
         }
         text.put(head.as_bytes());
-        text.put(&*item.tail);
+        let cut = cuts.then(|| cut_slice(item)).flatten();
+        text.put(cut.unwrap_or_else(|| item.tail.clone()));
     }
-    text.put(&b"]}\n"[..]);
+    text.put(end.as_bytes());
+    text.put_u8(b'\n');
     text.freeze()
 }

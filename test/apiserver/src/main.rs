@@ -22,7 +22,8 @@ edgemesh-test-apiserver: a Kubernetes API server for tests
   --token TOKEN          the bearer token that requests must carry
   --history N            changes kept per resource (10000)
   --bookmark-every MS    how often a watch gets a bookmark (60000)
-  --metaserver           behave as the metaServer of KubeEdge
+  --metaserver           behave as an older metaServer of KubeEdge
+  --metaserver-connected behave as a metaServer that the cloud can be reached by
 
 It prints \"ready ADDR\" when it listens, with the control address after it if there is one, and ends on SIGTERM or
 SIGINT.
@@ -34,6 +35,7 @@ struct Arguments {
     tls_dir: Option<PathBuf>,
     tls: TlsOptions,
     metaserver: bool,
+    metaserver_connected: bool,
 }
 
 fn main() -> Result<()> {
@@ -67,6 +69,7 @@ fn arguments(given: impl Iterator<Item = OsString>) -> Result<Option<Arguments>>
                 arguments.options.bookmark_every = Duration::from_millis(every);
             }
             Long("metaserver") => arguments.metaserver = true,
+            Long("metaserver-connected") => arguments.metaserver_connected = true,
             Short('h') | Long("help") => return Ok(None),
             other => return Err(other.unexpected().into()),
         }
@@ -82,6 +85,9 @@ async fn run(arguments: Arguments) -> Result<()> {
     let server = Server::start(options).await?;
     if arguments.metaserver {
         server.faults().set(FaultSet::metaserver());
+    }
+    if arguments.metaserver_connected {
+        server.faults().set(FaultSet::metaserver_connected());
     }
     if let Some(directory) = &arguments.tls_dir {
         write_identities(&server, directory)?;

@@ -140,6 +140,11 @@ impl Resource {
         Self::find(|row| row.group == group && row.kind == kind && row.versions.contains(&version))
     }
 
+    /// Whether a group has resources that are no custom ones.
+    pub(crate) fn has_built_in(group: &str) -> bool {
+        Self::find(|row| row.group == group && row.empty.is_some()).is_some()
+    }
+
     fn find(holds: impl Fn(&Row) -> bool) -> Option<Self> {
         TABLE.iter().find(|row| holds(row)).map(|row| row.resource)
     }
@@ -170,6 +175,21 @@ impl Resource {
             Some(stem) => format!("{stem}y"),
             None => plural.strip_suffix("es").or(plural.strip_suffix('s')).unwrap_or(plural).to_owned(),
         };
+        let (first, rest) = stem.split_at(1);
+        first.to_uppercase() + rest
+    }
+}
+
+impl Resource {
+    /// The same since 1.14: more kinds are known, and of others only the plural is cut (`DestinationruleList`).
+    pub(crate) fn node_kind(self) -> String {
+        let row = self.row();
+        if row.empty.is_some() && !matches!(self, Self::Secrets | Self::ConfigMaps) {
+            return row.kind.to_owned();
+        }
+        let plural = row.plural;
+        let stem = plural.strip_suffix("es").filter(|stem| stem.ends_with("ss"));
+        let stem = stem.or(plural.strip_suffix('s')).unwrap_or(plural);
         let (first, rest) = stem.split_at(1);
         first.to_uppercase() + rest
     }

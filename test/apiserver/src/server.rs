@@ -149,11 +149,11 @@ struct Running {
 impl Server {
     /// Binds, and serves on the tokio runtime that it is called on.
     pub async fn start(options: ServerOptions) -> Result<Self, StartError> {
-        let requests = Requests::default();
+        let (requests, faults) = (Requests::default(), Faults::default());
         let bounds = Bounds { history: options.history, queue: options.watch_queue.max(1) };
         let shared = Arc::new(Shared {
-            store: Store::new(bounds, requests.clone()),
-            faults: Faults::default(),
+            store: Store::new(bounds, requests.clone(), faults.clone()),
+            faults,
             requests,
             bookmark_every: options.bookmark_every,
             has_control: options.control.is_some(),

@@ -14,11 +14,23 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     pub(crate) about: Option<(Resource, String)>,
     pub(crate) retry_after: Option<u32>,
+    /// Its cause is a version that the server has not come to yet.
+    pub(crate) too_large: bool,
+    /// It is told as text instead.
+    pub(crate) text: Option<&'static str>,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, reason: reason(status), message: message.into(), about: None, retry_after: None }
+        Self {
+            status,
+            reason: reason(status),
+            message: message.into(),
+            about: None,
+            retry_after: None,
+            too_large: false,
+            text: None,
+        }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -31,6 +43,17 @@ impl Refusal {
 
     pub(crate) fn no_such_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "the server could not find the requested resource")
+    }
+
+    /// Nothing is registered under the path: no `Status`, but what a mux says.
+    pub(crate) fn no_such_group() -> Self {
+        Self { text: Some("404 page not found\n"), ..Self::no_such_path() }
+    }
+
+    /// A version that the server has not come to yet.
+    pub(crate) fn too_large(asked: u64, current: u64) -> Self {
+        let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
+        Self { retry_after: Some(1), too_large: true, ..Self::new(StatusCode::GATEWAY_TIMEOUT, message) }
     }
 
     pub(crate) fn expired(message: impl Into<String>) -> Self {
@@ -59,6 +82,10 @@ impl Refusal {
             details.extend(
                 named.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| ((*k).to_owned(), json!(v))),
             );
+        }
+        if self.too_large {
+            let cause = json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"});
+            details.insert("causes".to_owned(), json!([cause]));
         }
         if let Some(seconds) = self.retry_after {
             details.insert("retryAfterSeconds".to_owned(), json!(seconds));

@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use crate::counters::Requests;
+use crate::faults::Faults;
+use crate::node::NodeStore;
 use crate::resource::Resource;
 use crate::selector::Selector;
 use crate::stamp::{self, Uids};
@@ -165,6 +167,7 @@ pub struct Store {
     state: Arc<Mutex<State>>,
     bounds: Bounds,
     requests: Requests,
+    faults: Faults,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -180,6 +183,7 @@ struct State {
     version: u64,
     uids: Uids,
     shelves: Vec<Shelf>,
+    node: NodeStore,
     paged: VecDeque<(u64, Listed)>,
     listings: u64,
 }
@@ -197,7 +201,26 @@ struct Shelf {
     history: VecDeque<Arc<Change>>,
     /// The newest version that the history does not tell any more.
     forgotten: u64,
-    watches: Vec<mpsc::Sender<Signal>>,
+    watches: Vec<Watcher>,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    queue: mpsc::Sender<Signal>,
+    /// It goes through a node's metaServer.
+    by_node: bool,
+}
+
+/// Whom a watch asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Through {
+    /// The API server itself.
+    Server,
+    /// A node's metaServer.
+    Node {
+        /// What the first watch should tell and is not newer than the node's store stays untold.
+        loses: bool,
+    },
 }
 
 /// Whether a write may create, replace, or both.
@@ -215,6 +238,7 @@ impl State {
             version: 1,
             uids: Uids::new(),
             shelves: Resource::all().map(|_| Shelf::default()).collect(),
+            node: NodeStore::new(),
             paged: VecDeque::new(),
             listings: 0,
         }
@@ -222,8 +246,8 @@ impl State {
 }
 
 impl Store {
-    pub(crate) fn new(bounds: Bounds, requests: Requests) -> Self {
-        Self { state: Arc::new(Mutex::new(State::new())), bounds, requests }
+    pub(crate) fn new(bounds: Bounds, requests: Requests, faults: Faults) -> Self {
+        Self { state: Arc::new(Mutex::new(State::new())), bounds, requests, faults }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -293,10 +317,9 @@ impl Store {
         }
         state.version += 1;
         let stored = Arc::new(seal(object, key.clone(), state.version));
-        let shelf = &mut state.shelves[resource.index()];
-        shelf.objects.insert(key, stored.clone());
+        state.shelves[resource.index()].objects.insert(key, stored.clone());
         let kind = if old.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
-        self.tell(shelf, resource, Change { kind, object: stored.clone(), previous: old });
+        self.tell(state, resource, Change { kind, object: stored.clone(), previous: old });
         Ok((resource, stored))
     }
 
@@ -311,20 +334,33 @@ impl Store {
         };
         state.version += 1;
         let object = Arc::new(seal(old.value(), key, state.version));
-        self.tell(shelf, resource, Change { kind: ChangeKind::Deleted, object, previous: Some(old) });
+        self.tell(state, resource, Change { kind: ChangeKind::Deleted, object, previous: Some(old) });
         Ok(state.version)
     }
 
-    fn tell(&self, shelf: &mut Shelf, resource: Resource, change: Change) {
+    fn tell(&self, state: &mut State, resource: Resource, change: Change) {
         let change = Arc::new(change);
-        shelf.watches.retain(|watch| match watch.try_send(Signal::Change(change.clone())) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.requests.count(resource, |counts| counts.overflows += 1);
-                false
+        let cloud_away = self.faults.is_cloud_away();
+        let shelf = &mut state.shelves[resource.index()];
+        let mut node_hears = false;
+        shelf.watches.retain(|watch| {
+            if watch.queue.is_closed() {
+                return false;
             }
+            // What a node's watch misses while the cloud is away, it is never told.
+            if watch.by_node && cloud_away {
+                return true;
+            }
+            node_hears |= watch.by_node;
+            let sent = watch.queue.try_send(Signal::Change(change.clone()));
+            if matches!(sent, Err(mpsc::error::TrySendError::Full(_))) {
+                self.requests.count(resource, |counts| counts.overflows += 1);
+            }
+            sent.is_ok()
         });
+        if node_hears {
+            state.node.hear(resource, &change);
+        }
         shelf.history.push_back(change);
         while shelf.history.len() > self.bounds.history {
             if let Some(change) = shelf.history.pop_front() {
@@ -372,16 +408,74 @@ impl Store {
     pub fn expire_watches(&self, resource: Resource) {
         for watch in self.state().shelves[resource.index()].watches.drain(..) {
             // One whose queue is full ends anyway, as its queue is closed here.
-            let _ = watch.try_send(Signal::Expired);
+            let _ = watch.queue.try_send(Signal::Expired);
         }
     }
 
-    /// Begins a new life: no objects, versions from one, other uids. Every watch ends.
+    /// Begins a new life: no objects, versions from one, other uids. Every watch ends. What a node keeps for itself stays.
     pub fn restart_empty(&self) {
-        *self.state() = State::new();
+        let mut state = self.state();
+        let node = std::mem::replace(&mut state.node, NodeStore::new());
+        *state = State { node, ..State::new() };
     }
 
-    pub(crate) fn subscribe(&self, resource: Resource, start: Start) -> Result<Subscription, TooOld> {
+    /// Begins a watch through a node: with what its store has, deleted or not, and what the cloud has that is news to it.
+    fn subscribe_node(&self, resource: Resource, loses: bool) -> Subscription {
+        let mut state = self.state();
+        let state = &mut *state;
+        let (known, highest) = (state.node.rows(resource).clone(), state.node.version());
+        let mut objects: Vec<_> = known.values().cloned().collect();
+        let shelf = &mut state.shelves[resource.index()];
+        if !self.faults.is_cloud_away() {
+            for (key, object) in &shelf.objects {
+                if known.get(key).is_some_and(|known| known.version == object.version) {
+                    continue;
+                }
+                state.node.keep(resource, object);
+                if !loses || object.version > highest + 1 {
+                    objects.push(object.clone());
+                }
+            }
+        }
+        let (sender, queue) = mpsc::channel(self.bounds.queue);
+        shelf.watches.push(Watcher { queue: sender, by_node: true });
+        Subscription { objects, missed: Vec::new(), version: state.version, queue }
+    }
+
+    /// What a node lists while the cloud is away; nothing when it has no object of the resource.
+    pub(crate) fn list_node(&self, resource: Resource, selector: &Selector) -> Option<Listing> {
+        let state = self.state();
+        let rows = state.node.rows(resource);
+        let objects = rows.values().filter(|object| selector.picks(object)).cloned().collect();
+        (!rows.is_empty()).then(|| Listing { version: state.node.version(), objects })
+    }
+
+    /// An object as a node has it: the cloud's, which it keeps, or its own while the cloud is away.
+    pub(crate) fn find_by_node(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Stored>> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut state = self.state();
+        if self.faults.is_cloud_away() {
+            return state.node.rows(resource).get(&key).cloned();
+        }
+        let found = state.shelves[resource.index()].objects.get(&key).cloned()?;
+        state.node.keep(resource, &found);
+        Some(found)
+    }
+
+    pub(crate) fn subscribe(
+        &self,
+        resource: Resource,
+        start: Start,
+        through: Through,
+    ) -> Result<Subscription, TooOld> {
+        if let Through::Node { loses } = through {
+            return Ok(self.subscribe_node(resource, loses));
+        }
         let mut state = self.state();
         let version = state.version;
         let shelf = &mut state.shelves[resource.index()];
@@ -395,7 +489,7 @@ impl Store {
             }
         }
         let (sender, queue) = mpsc::channel(self.bounds.queue);
-        shelf.watches.push(sender);
+        shelf.watches.push(Watcher { queue: sender, by_node: false });
         Ok(Subscription { objects, missed, version, queue })
     }
 

@@ -18,7 +18,7 @@ use crate::resource::{Resource, api_version};
 use crate::selector::Selector;
 use crate::server::Shared;
 use crate::status::Refusal;
-use crate::store::{Change, ChangeKind, Signal, Start, Stored, TooOld};
+use crate::store::{Change, ChangeKind, Signal, Start, Stored, Through, TooOld};
 
 /// How long a watch lasts that names no `timeoutSeconds`: the least that Kubernetes draws.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
@@ -61,7 +61,11 @@ pub(crate) fn answer(ask: &Ask<'_>, namespace: Option<String>) -> Answer {
     let wanted = ask.query.flag("allowWatchBookmarks");
     let timeout = ask.query.number("timeoutSeconds").map_err(Refusal::bad_request)?;
     let timeout = timeout.filter(|seconds| *seconds > 0).map_or(DEFAULT_TIMEOUT, Duration::from_secs);
-    let subscription = match ask.shared.store.subscribe(ask.resource, start) {
+    let through = match ask.faults.serving.by_node {
+        true => Through::Node { loses: ask.faults.watch.first_loses },
+        false => Through::Server,
+    };
+    let subscription = match ask.shared.store.subscribe(ask.resource, start, through) {
         Ok(subscription) => subscription,
         Err(TooOld(oldest)) => return gone(ask, start, oldest),
     };
@@ -82,7 +86,9 @@ pub(crate) fn answer(ask: &Ask<'_>, namespace: Option<String>) -> Answer {
         counts.open_watches += 1;
     });
     let started = Instant::now();
-    let ticks = wanted.then(|| {
+    // A watch from a version that has not come yet is deaf until it has: it gets no bookmarks either.
+    let deaf = matches!(start, Start::After(since) if since > subscription.version);
+    let ticks = (wanted && !deaf).then(|| {
         let every = ask.shared.bookmark_every;
         let mut ticks = tokio::time::interval_at(started + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -115,6 +121,9 @@ pub(crate) fn answer(ask: &Ask<'_>, namespace: Option<String>) -> Answer {
 fn start(ask: &Ask<'_>) -> Result<(Start, bool), Refusal> {
     let since = ask.query.number("resourceVersion").map_err(Refusal::bad_request)?.unwrap_or(0);
     let matching = ask.query.text("resourceVersionMatch");
+    if ask.faults.serving.by_node {
+        return Ok((Start::State, false));
+    }
     let initial = ask.query.has("sendInitialEvents").then(|| ask.query.flag("sendInitialEvents"));
     let refusal = match (initial, matching) {
         (Some(_), _) if ask.faults.serving.no_initial_events => "sendInitialEvents is forbidden for watch",

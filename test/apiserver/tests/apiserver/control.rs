@@ -40,6 +40,11 @@ async fn switches_are_set_over_http() {
 
     assert_eq!(ask(&server, Method::PUT, "/_test/faults", &[], r#"{"metaserver":true}"#).await.status, 200);
     assert_eq!(get(&server, "/apis").await.status, 500);
+    let away = r#"{"metaserverConnected":true,"cloudAway":true}"#;
+    let told = ask(&server, Method::PUT, "/_test/faults", &[], away).await.json();
+    assert_eq!((&told["cloudAway"], &told["all"]["serving"]["byNode"]), (&json!(true), &json!(true)));
+    let unknown = json!({"apiVersion": "v1", "items": [], "kind": "ServiceList"});
+    assert_eq!(list(&server, "/api/v1/services").await, unknown);
     assert_eq!(ask(&server, Method::DELETE, "/_test/faults", &[], "").await.status, 200);
     assert_eq!(get(&server, "/apis").await.status, 200);
 }

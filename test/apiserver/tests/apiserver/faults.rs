@@ -1,6 +1,6 @@
 use edgemesh_apiserver::{
     Availability, Delivery, EventObjects, FaultSet, ItemTypes, ListFaults, ListVersion, Reply, Resource,
-    Scope, Selectors, Server, ServingFaults, WatchFaults,
+    Scope, Selectors, Server, ServerOptions, ServingFaults, WatchFaults,
 };
 use futures::FutureExt as _;
 use hyper::{Method, StatusCode};
@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{DEADLINE, Watch, attempt, get, list, names, pod, server, service, version};
+use crate::support::{DEADLINE, Watch, attempt, get, list, names, pod, server, service, start, version};
 
 const SERVICES: &str = "/api/v1/services";
 
@@ -170,6 +170,9 @@ async fn faults_are_scoped() {
     ] {
         assert_eq!(get(&server, path).await.status, expected, "{path}");
     }
+    let absent = get(&server, "/apis/networking.istio.io/v1/destinationrules").await;
+    assert_eq!(absent.refusal(), (404, "404 page not found\n".to_owned()));
+    assert_eq!(server.requests().counts()[Resource::DestinationRules].absent_watches, 0);
     let forbidden = get(&server, "/apis/networking.istio.io/v1beta1/destinationrules").await.json();
     assert_eq!(
         (&forbidden["reason"], &forbidden["details"]["group"]),
@@ -416,4 +419,130 @@ async fn the_metaserver_tells_no_deletion_that_was_missed() {
     watch.expect(&["ADDED b", "end"]).await;
     assert_eq!(names(&list(&server, SERVICES).await), "b");
     assert_eq!(get(&server, "/apis").await.refusal(), (500, "InternalError".to_owned()));
+}
+
+/// Who may ask nothing is not told what is there.
+#[tokio::test]
+async fn what_is_not_there_is_forbidden_first() {
+    let server = server().await;
+    let forbidden = ServingFaults { availability: Availability::Forbidden, ..ServingFaults::default() };
+    server.faults().set(serving(forbidden));
+    for path in ["/api/v1/services", "/apis/example.com/v1/gadgets", "/api/v1/gadgets"] {
+        assert_eq!(get(&server, path).await.refusal(), (403, "Forbidden".to_owned()), "{path}");
+    }
+}
+
+/// What a client asks for that has seen another life of the server.
+#[tokio::test]
+async fn a_watch_from_the_future_is_deaf() {
+    let every = std::time::Duration::from_millis(1);
+    let server = start(ServerOptions { bookmark_every: every, ..ServerOptions::default() }).await;
+    let path = format!("{SERVICES}?watch=1&allowWatchBookmarks=true&timeoutSeconds=1&resourceVersion=99");
+    let mut watch = Watch::open(&server, &path).await;
+    server.store().create(service("a")).expect("created");
+    watch.expect(&["end"]).await;
+    assert_eq!(server.requests().counts()[Resource::Services].bookmarks, 0);
+}
+
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+
+fn slice(address: &str) -> serde_json::Value {
+    let endpoints = [[address], ["10.0.0.9"]].map(|addresses| json!({"addresses": addresses}));
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"},
+        "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "https", "port": 443}],
+    })
+}
+
+#[tokio::test]
+async fn a_connected_metaserver_spoils_slices_in_lists_alone() {
+    let server = server().await;
+    server.faults().set(FaultSet::metaserver_connected());
+    server.store().create(slice("10.0.0.1")).expect("created");
+    let answer = get(&server, SLICES).await;
+    let text = std::str::from_utf8(&answer.body).expect("UTF-8");
+    assert!(text.starts_with(r#"{"apiVersion":"discovery.k8s.io/v1","items":[{"#), "{text}");
+    let listed = answer.json();
+    assert_eq!((&listed["kind"], version(&listed)), (&json!("EndpointSliceList"), 2));
+    assert_eq!(listed["items"][0]["endpoints"], json!([{"addresses": ["127.0.0.1"]}]));
+    assert_eq!(listed["items"][0]["ports"][0]["port"], 10550);
+    let whole = get(&server, &format!("{SLICES}/s")).await.json();
+    let told = Watch::open(&server, &format!("{SLICES}?watch=1")).await.event().await;
+    for object in [&whole, &told["object"]] {
+        assert_eq!(object["endpoints"], slice("10.0.0.1")["endpoints"]);
+    }
+    let bad = list(&server, &format!("{SERVICES}?resourceVersion=99")).await;
+    assert_eq!(bad, json!({"apiVersion": "v1", "items": [], "kind": "ServiceList"}), "an error says nothing");
+    assert_eq!(get(&server, "/apis").await.body.as_ref(), b"k8s\0");
+}
+
+/// The store keeps what was deleted meanwhile, lacks what nobody watched, and is what watches begin with.
+#[tokio::test]
+async fn a_metaserver_without_the_cloud_answers_from_its_store() {
+    let server = with_services(&["a", "b"]).await;
+    let pods = "/api/v1/pods";
+    server.store().create(pod("p", "n", "web")).expect("created");
+    server.faults().set(FaultSet::metaserver_connected());
+    let mut early = Watch::open(&server, &format!("{SERVICES}?watch=1")).await;
+    early.expect(&["ADDED a", "ADDED b"]).await;
+    assert_eq!(names(&list(&server, pods).await), "p", "the cloud is asked");
+
+    server.faults().cloud_away(true);
+    server.store().delete(Resource::Services, "default", "a").expect("deleted");
+    server.store().create(service("c")).expect("created");
+    let listed = list(&server, &format!("{SERVICES}?limit=1")).await;
+    assert_eq!(names(&listed), "a b");
+    let metadata = json!({"resourceVersion": "3", "selfLink": "/core/v1/services/null/null"});
+    assert_eq!(listed["metadata"], metadata);
+    let none = list(&server, &format!("{SERVICES}?labelSelector=app=x")).await;
+    assert_eq!((names(&none).as_str(), &none["metadata"]), ("", &metadata));
+    let unknown = list(&server, pods).await;
+    assert_eq!(unknown, json!({"apiVersion": "v1", "items": [], "kind": "PodList"}));
+    let gone = get(&server, "/api/v1/namespaces/default/services/c").await;
+    assert_eq!(gone.refusal(), (404, "NotFound".to_owned()));
+    let write =
+        attempt(server.addr(), Method::DELETE, "/api/v1/namespaces/default/services/b", &[], "").await;
+    assert_eq!(write.expect("an answer").refusal(), (500, String::new()));
+    assert_eq!(get(&server, "/apis").await.refusal(), (500, "\"\" not found".to_owned()));
+    Watch::open(&server, &format!("{SERVICES}?watch=1&timeoutSeconds=1"))
+        .await
+        .expect(&["ADDED a", "ADDED b", "end"])
+        .await;
+
+    server.faults().cloud_away(false);
+    assert_eq!(names(&list(&server, SERVICES).await), "b c");
+    for _ in 0..2 {
+        let mut late = Watch::open(&server, &format!("{SERVICES}?watch=1&resourceVersion=9")).await;
+        late.expect(&["ADDED a", "ADDED b", "ADDED c"]).await;
+    }
+    server.store().delete(Resource::Services, "default", "b").expect("deleted");
+    early.expect(&["DELETED b"]).await;
+}
+
+#[tokio::test]
+async fn the_first_watch_of_a_metaserver_may_miss_objects() {
+    let server = with_services(&["a"]).await;
+    let ways = FaultSet::metaserver_connected();
+    let watch = WatchFaults { first_loses: true, ..ways.watch.clone() };
+    server.store().create(pod("p", "n", "web")).expect("created");
+    server.faults().set(FaultSet { watch, ..ways });
+    Watch::open(&server, "/api/v1/pods?watch=1").await.expect(&["ADDED p"]).await;
+    let path = format!("{SERVICES}?watch=1&timeoutSeconds=1");
+    Watch::open(&server, &path).await.expect(&["end"]).await;
+    Watch::open(&server, &path).await.expect(&["ADDED a", "end"]).await;
+}
+
+#[tokio::test]
+async fn watches_of_what_the_cloud_lacks_are_counted() {
+    let server = server().await;
+    let ways = FaultSet::metaserver_connected();
+    let absent = ServingFaults { availability: Availability::Absent, ..ways.serving.clone() };
+    server.faults().set(FaultSet { serving: absent, ..ways });
+    let rules = Resource::DestinationRules;
+    let listed = list(&server, &rules.path()).await;
+    assert_eq!((&listed["kind"], listed.get("metadata")), (&json!("DestinationruleList"), None));
+    assert_eq!(server.requests().counts()[rules].absent_watches, 0);
+    let mut watch = Watch::open(&server, &format!("{}?watch=1", rules.path())).await;
+    assert!(watch.is_silent());
+    assert_eq!(server.requests().counts()[rules].absent_watches, 1);
 }

@@ -92,7 +92,25 @@ async fn versions_of_a_resource_serve_the_same_objects() {
         assert_eq!(object.status, 200);
     }
     let path = "/apis/networking.istio.io/v2/destinationrules";
-    assert_eq!(get(&server, path).await.refusal(), (404, "NotFound".to_owned()));
+    assert_eq!(get(&server, path).await.refusal(), (404, "404 page not found\n".to_owned()));
+}
+
+/// Kubernetes writes custom resources in the order of the alphabet, and an empty token where there is none.
+#[tokio::test]
+async fn lists_of_custom_resources_have_their_items_first() {
+    let server = server().await;
+    let rule =
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "a"}});
+    server.store().create(rule).expect("created");
+    let body = get(&server, &Resource::DestinationRules.path()).await.body;
+    let text = std::str::from_utf8(&body).expect("UTF-8");
+    let end = r#"}],"kind":"DestinationRuleList","metadata":{"continue":"","resourceVersion":"2"}}"#;
+    assert!(text.starts_with(r#"{"apiVersion":"networking.istio.io/v1","items":[{"#), "{text}");
+    assert_eq!(text.trim_end().split_at(text.trim_end().len() - end.len()).1, end);
+    let services = get(&server, "/api/v1/services").await.body;
+    let expected =
+        r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"2"},"items":[]}"#;
+    assert_eq!(services.trim_ascii_end(), expected.as_bytes());
 }
 
 #[tokio::test]
@@ -212,6 +230,12 @@ async fn lists_at_a_version_are_served_or_refused() {
             (code, reason) => assert_eq!(answer.refusal(), (code, reason.to_owned()), "{query}"),
         }
     }
+    let future = get(&server, "/api/v1/services?resourceVersion=99").await;
+    assert_eq!(future.headers["retry-after"].as_bytes(), b"1");
+    let told = future.json();
+    assert_eq!(told["message"], "Timeout: Too large resource version: 99, current: 3");
+    let cause = json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"});
+    assert_eq!(told["details"], json!({"causes": [cause], "retryAfterSeconds": 1}));
 }
 
 #[tokio::test]
@@ -294,8 +318,8 @@ async fn what_is_not_served_is_refused() {
         ("/api/v1/services", &[token, both], (200, "")),
         ("/api/v1/services", &[token, ("accept", "*/*")], (200, "")),
         ("/api/v1/gadgets", &[token], (404, "NotFound")),
-        ("/apis/example.com/v1", &[token], (404, "NotFound")),
-        ("/", &[token], (404, "NotFound")),
+        ("/apis/example.com/v1", &[token], (404, "404 page not found\n")),
+        ("/", &[token], (404, "404 page not found\n")),
     ] {
         let answer = ask(&server, Method::GET, path, headers, "").await;
         match expected {

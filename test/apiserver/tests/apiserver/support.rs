@@ -38,9 +38,12 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
 
-    /// The code and reason that the status object tells, which the HTTP status must agree with.
+    /// The code and the text of a refusal, or the reason that its status object tells, which the HTTP status must agree with.
     #[track_caller]
     pub(crate) fn refusal(&self) -> (u16, String) {
+        if self.headers["content-type"].as_bytes().starts_with(b"text/plain") {
+            return (self.status.as_u16(), String::from_utf8_lossy(&self.body).into_owned());
+        }
         let status = self.json();
         assert_eq!((&status["kind"], &status["status"]), (&json!("Status"), &json!("Failure")), "{status}");
         assert_eq!(status["code"], self.status.as_u16(), "{status}");

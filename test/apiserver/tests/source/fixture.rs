@@ -1,11 +1,12 @@
 //! The source and what it feeds, as the agent joins them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use edgemesh_api::{Kind, SourceEvent};
-use edgemesh_apiserver::{Counts, FaultSet, Server, ServerOptions};
+use edgemesh_apiserver::{Counts, FaultSet, Resource, Server, ServerOptions};
 use edgemesh_mesh::{MeshOptions, MeshSnapshot, MeshState};
 use edgemesh_metadata::{ApiAccess, KubeBoard, KubeSource, KubeSourceSpec};
 use edgemesh_net::meet::{Report, Source, Trouble};
@@ -60,10 +61,19 @@ struct Guard {
     names: BTreeSet<String>,
     worked: BTreeSet<String>,
     stopped: BTreeSet<String>,
+    /// What every snapshot must show from now on, and what one showed instead.
+    settled: Option<Shown>,
+    strayed: Option<Shown>,
+    /// Endpoints that no cluster has.
+    at_loopback: BTreeSet<SocketAddr>,
 }
 
 impl Guard {
     fn see(&mut self, shown: Shown) {
+        self.at_loopback.extend(shown.values().flatten().filter(|addr| addr.ip().is_loopback()));
+        if self.settled.as_ref().is_some_and(|settled| *settled != shown) {
+            self.strayed.get_or_insert_with(|| shown.clone());
+        }
         let works = |name: &String| shown.get(name).is_some_and(|backends| !backends.is_empty());
         let guarded = self.worked.intersection(&self.names);
         self.stopped.extend(guarded.filter(|name| !works(name)).cloned());
@@ -125,6 +135,18 @@ impl Mesh {
         let guard = self.guard.lock().expect("not poisoned");
         assert!(!guard.names.is_disjoint(&guard.worked), "nothing that works was guarded");
         assert!(guard.stopped.is_empty(), "stopped working: {:?}", guard.stopped);
+        assert!(guard.at_loopback.is_empty(), "shown: {:?}", guard.at_loopback);
+    }
+
+    /// The mesh shows the world as it is, and goes on doing so in every snapshot until something has happened.
+    pub(crate) async fn stays(&self, world: &World, happens: impl Future) {
+        let expected = world.expected(Family::Both);
+        self.guard.lock().expect("not poisoned").settled = Some(expected.clone());
+        timeout(DEADLINE, happens).await.expect("what is waited for happens");
+        let mut guard = self.guard.lock().expect("not poisoned");
+        assert_eq!(guard.strayed, None, "instead of {expected:#?}");
+        assert_eq!(shown(&self.snapshots.borrow()), expected);
+        guard.settled = None;
     }
 
     /// Nothing that is guarded stops working for a while: what must not happen has had the time to.
@@ -183,7 +205,8 @@ pub(crate) struct Bench {
     pub(crate) server: Server,
     pub(crate) world: World,
     pub(crate) mesh: Mesh,
-    consistency: Consistency,
+    ways: FaultSet,
+    followed: u64,
 }
 
 /// Services of a world: enough that a list that lacks half of them is doubted.
@@ -197,25 +220,54 @@ impl Bench {
 
     pub(crate) async fn with(consistency: Consistency, options: ServerOptions) -> Self {
         let server = start(options).await;
+        Self::on(server, consistency, ways(consistency), FOLLOWED).await
+    }
+
+    /// A metaServer that the cloud can be reached by, with these faults of its own.
+    pub(crate) async fn connected(ways: FaultSet) -> Self {
+        // Lists of the cloud show that it knows DestinationRules.
+        Self::on(server().await, Consistency::Cached, ways, KINDS.len() as u64).await
+    }
+
+    /// A server that may have faults of its own for one kind or another, and ways for the rest.
+    pub(crate) async fn on(server: Server, consistency: Consistency, ways: FaultSet, followed: u64) -> Self {
         let world = World::of(server.store(), SERVICES);
-        server.faults().set(ways(consistency));
+        server.faults().set(ways.clone());
         let access = ApiAccess::of_url(&server.url()).expect("a URL");
         let mesh = Mesh::follow(access, consistency);
         mesh.shows(&world, Family::Both, DEADLINE).await;
-        let bench = Self { server, world, mesh, consistency };
+        let bench = Self { server, world, mesh, ways, followed };
         bench.watches().await;
         bench
     }
 
     /// Waits until everything that is followed is watched; the server's counters then.
     pub(crate) async fn watches(&self) -> Counts {
-        let all = |counts: &Counts| counts.total(|counts| counts.open_watches) == FOLLOWED;
+        let all = |counts: &Counts| counts.total(|counts| counts.open_watches) == self.followed;
         timeout(DEADLINE, self.server.requests().until(all)).await.expect("watched")
     }
 
     /// What the server has of faults by nature.
     pub(crate) fn ways(&self) -> FaultSet {
-        ways(self.consistency)
+        self.ways.clone()
+    }
+
+    /// Waits until Services, slices and Endpoints were listed and watched this often again.
+    pub(crate) async fn looked(&self, times: u64) {
+        let before = self.server.requests().counts();
+        let more = |counts: &Counts, resource: Resource| {
+            let (old, new) = (before[resource], counts[resource]);
+            new.lists >= old.lists + times && new.watches >= old.watches + times
+        };
+        let all = [Resource::Services, Resource::EndpointSlices, Resource::Endpoints];
+        let looked = |counts: &Counts| all.iter().all(|resource| more(counts, *resource));
+        timeout(DEADLINE, self.server.requests().until(looked)).await.expect("listed and watched again");
+    }
+
+    /// Cuts the node off from the cloud, and waits until it has seen so.
+    pub(crate) async fn cut_off(&self) {
+        self.server.faults().cloud_away(true);
+        self.looked(1).await;
     }
 
     /// Changes the world; what is left of it must go on working.

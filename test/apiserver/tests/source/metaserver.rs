@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use edgemesh_apiserver::{Delivery, EventObjects, FaultSet, ItemTypes, ListFaults, ListVersion, WatchFaults};
+use edgemesh_apiserver::{
+    Availability, Counts, Delivery, EventObjects, FaultSet, ItemTypes, ListFaults, ListVersion, Resource,
+    ServingFaults, WatchFaults,
+};
 use edgemesh_reflector::Consistency::Cached;
 use futures::future::join_all;
+use tokio::time::timeout;
 
-use crate::fixture::Bench;
+use crate::fixture::{Bench, DEADLINE, FOLLOWED, server};
 use crate::world::Family;
 
 /// How long after a start a silent watch is found out: the watchdog's first period and a list.
@@ -83,4 +87,58 @@ async fn a_cache_that_fills_slowly() {
     bench.world.write(bench.server.store());
     bench.change();
     bench.recovers().await;
+}
+
+/// The node's store keeps what was deleted while the cloud was away, and every watch after its return repeats it.
+#[tokio::test]
+async fn what_was_deleted_while_the_cloud_was_away() {
+    let mut bench = Bench::connected(FaultSet::metaserver_connected()).await;
+    bench.guard();
+    bench.cut_off().await;
+    bench.change();
+    bench.mesh.holds(Duration::from_secs(1)).await;
+    bench.server.faults().cloud_away(false);
+    bench.recovers().await;
+    bench.mesh.stays(&bench.world, bench.looked(2)).await;
+    bench.mesh.assert_unbroken();
+}
+
+/// Slices are what watches tell: lists of the cloud have their first endpoint only, at 127.0.0.1.
+#[tokio::test]
+async fn ke_7194_slices_in_lists_are_cut_to_the_loopback() {
+    let mut bench = Bench::connected(FaultSet::metaserver_connected()).await;
+    bench.guard();
+    bench.mesh.stays(&bench.world, bench.looked(2)).await;
+    bench.change();
+    bench.recovers().await;
+    bench.mesh.stays(&bench.world, bench.looked(1)).await;
+    bench.mesh.assert_unbroken();
+}
+
+/// A watch tells less than it should; the next one tells it.
+#[tokio::test]
+async fn a_first_watch_that_misses_objects() {
+    let ways = FaultSet::metaserver_connected();
+    let watch = WatchFaults { first_loses: true, ..ways.watch.clone() };
+    let mut bench = Bench::connected(FaultSet { watch, ..ways }).await;
+    bench.change();
+    bench.recovers().await;
+}
+
+/// A watch of what the cloud does not have would end it for every node.
+#[tokio::test]
+async fn ke_7303_a_kind_that_the_cloud_does_not_have_is_never_watched() {
+    let (server, ways) = (server().await, FaultSet::metaserver_connected());
+    let serving = ServingFaults { availability: Availability::Absent, ..ways.serving.clone() };
+    server.faults().set_for(Resource::DestinationRules, FaultSet { serving, ..ways.clone() });
+    let bench = Bench::on(server, Cached, ways, FOLLOWED).await;
+    bench.guard();
+    bench.cut_off().await;
+    let before = bench.server.requests().counts()[Resource::DestinationRules].lists;
+    bench.server.faults().cloud_away(false);
+    let asked = |counts: &Counts| counts[Resource::DestinationRules].lists > before;
+    let counts = timeout(DEADLINE, bench.server.requests().until(asked)).await.expect("asked for again");
+    assert!(before > 0 && counts[Resource::Services].watches > 0, "{counts:?}");
+    assert_eq!(counts.total(|counts| counts.absent_watches), 0);
+    bench.mesh.assert_unbroken();
 }
