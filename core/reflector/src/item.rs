@@ -229,7 +229,7 @@ pub(crate) fn fingerprint(object: &Object) -> u64 {
 }
 
 /// Encodes what may not stand in a query (RFC 3986 section 2.1).
-pub(crate) fn percent_encode(text: &str) -> String {
+pub fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -16,7 +16,7 @@ mod status;
 
 pub use failure::{Failure, FailureReason};
 pub use intern::Interner;
-pub use item::share;
+pub use item::{percent_encode, share};
 pub use reflector::{Consistency, ListEnd, Reflector, ReflectorSpec, Request, Step, WatchFlow};
 pub use resource::Resource;
 pub use schedule::{MAX_BACKOFF, backoff};

@@ -1,4 +1,4 @@
-//! Sources of objects (a manifest directory) and the durable copy on disk.
+//! Sources of objects (an API server, a manifest directory) and the durable copy on disk.
 //!
 //! A source tells what it knows as [`SourceEvent`](edgemesh_api::SourceEvent)s; `MeshState` folds them. The journal
 //! keeps what `MeshState` holds, so that a restart serves before any source answers:

@@ -24,6 +24,8 @@ The mode says where Services and Nodes come from:
 
 `NODE_NAME` must be in the environment; the downward API gives it (`spec.nodeName`). `NAMESPACE` should be.
 
+This version has no gateway yet: `edgemesh-gateway` checks its file and ends.
+
 *Reload* below means that a running program takes a change over, *restart* that it counts at the next start.
 ";
 

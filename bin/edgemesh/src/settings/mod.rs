@@ -13,6 +13,7 @@ use edgemesh_mesh::MeshOptions;
 use edgemesh_metadata::ApiAccess;
 use edgemesh_reflector::Consistency;
 
+pub(crate) use edgemesh_reflector::percent_encode;
 pub(crate) use flags::{AGENT_HELP, parse_agent, skip_klog};
 
 /// Where status, explain and rules look for the agent.
@@ -121,19 +122,6 @@ pub(crate) struct ProxyFlags {
     pub(crate) max_udp_sessions: usize,
     pub(crate) tcp_idle: Duration,
     pub(crate) udp_idle: Duration,
-}
-
-/// Encodes what may not stand in a query string (RFC 3986 §2.1).
-pub(crate) fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }
 
 /// Undoes [`percent_encode`]; what is no valid encoding stays as it is.
