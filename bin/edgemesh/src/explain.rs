@@ -126,6 +126,12 @@ fn write_explanation(f: &mut fmt::Formatter<'_>, explanation: &Explanation) -> f
         Some(service) => write!(f, " of Service {service}")?,
         None => write!(f, " belongs to no Service")?,
     }
+    match explanation.scope {
+        Some("external") => write!(f, " (external address)")?,
+        Some("load_balancer") => write!(f, " (load-balancer address)")?,
+        Some("node_port") => write!(f, " (node port)")?,
+        Some(_) | None => {}
+    }
     if let Some(policy) = explanation.policy {
         write!(f, ", {policy}")?;
     }

@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use edgemesh_api::{Kind, Name, Protocol, label};
+use edgemesh_api::{Kind, Name, Node, Protocol, label};
+use ipnet::IpNet;
 
 use crate::address::routable;
 use crate::claims::Claims;
@@ -46,7 +47,10 @@ pub(crate) struct Assembly {
 #[derive(Debug, Default)]
 struct Nodes {
     zones: Arc<BTreeMap<Name, Option<Name>>>,
+    pod_ranges: Arc<BTreeMap<Name, Vec<IpNet>>>,
     peer_ids: Arc<BTreeMap<Name, Name>>,
+    /// Of the own node.
+    addresses: Vec<IpAddr>,
     findings: Vec<Finding>,
 }
 
@@ -63,7 +67,7 @@ impl Assembly {
         held: &dyn Fn(&ServiceId) -> bool,
     ) {
         if touched.nodes {
-            self.nodes = Nodes::read(objects);
+            self.nodes = Nodes::read(node, objects);
         }
         if touched.namespaces {
             self.namespaces = Arc::new(objects.namespaces().cloned().collect());
@@ -151,9 +155,15 @@ impl Assembly {
             generation: Generation(0),
             stale: true,
             provenance: None,
-            node: LocalNode { name: node.clone(), zone: self.nodes.zones.get(node).cloned().flatten() },
+            node: LocalNode {
+                name: node.clone(),
+                zone: self.nodes.zones.get(node).cloned().flatten(),
+                addresses: self.nodes.addresses.clone(),
+                pod_ranges: self.nodes.pod_ranges.get(node).cloned().unwrap_or_default(),
+            },
             services: self.services.clone(),
             frontends: self.claims.frontends().clone(),
+            node_ports: self.claims.node_ports().clone(),
             namespaces: self.namespaces.clone(),
             service_by_ip: self.claims.service_by_ip().clone(),
             endpoints_by_ip: self.endpoints_by_ip.clone(),
@@ -161,18 +171,28 @@ impl Assembly {
             local_backends: self.local_backends.clone(),
             peer_ids: self.nodes.peer_ids.clone(),
             zones: self.nodes.zones.clone(),
+            pod_ranges: self.nodes.pod_ranges.clone(),
             findings,
         }
     }
 }
 
 impl Nodes {
-    fn read(objects: &Objects) -> Self {
+    fn read(own: &Name, objects: &Objects) -> Self {
         let (mut zones, mut peer_ids, mut findings) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let mut pod_ranges = BTreeMap::new();
         let mut node_of: BTreeMap<Name, Name> = BTreeMap::new();
         for (name, node) in objects.nodes() {
             let zone = node.metadata.labels.get(label::ZONE).filter(|zone| !zone.is_empty()).cloned();
             zones.insert(name.clone(), zone);
+            let (ranges, unread) = pod_ranges_of(node);
+            findings.extend(unread.map(|text| Finding {
+                object: format!("Node {name}"),
+                message: format!("podCIDRs: {text:?} is no range of addresses such as 10.244.1.0/24"),
+            }));
+            if !ranges.is_empty() {
+                pod_ranges.insert(name.clone(), ranges);
+            }
             if let Some(peer) = node.metadata.annotations.get(label::PEER_ID).filter(|peer| !peer.is_empty())
             {
                 peer_ids.insert(name.clone(), peer.clone());
@@ -183,8 +203,24 @@ impl Nodes {
                 }
             }
         }
-        Self { zones: Arc::new(zones), peer_ids: Arc::new(peer_ids), findings }
+        let addresses = objects.node(own).into_iter().flat_map(|node| &node.status.addresses);
+        // Names are among them; they are no addresses.
+        let addresses = addresses.filter_map(|entry| entry.address.parse().ok()).collect();
+        Self {
+            zones: Arc::new(zones),
+            pod_ranges: Arc::new(pod_ranges),
+            peer_ids: Arc::new(peer_ids),
+            addresses,
+            findings,
+        }
     }
+}
+
+/// The pod ranges of a node, and the first text that is none.
+fn pod_ranges_of(node: &Node) -> (Vec<IpNet>, Option<&Name>) {
+    let texts = &node.spec.pod_cidrs;
+    let unread = texts.iter().find(|text| text.parse::<IpNet>().is_err());
+    (texts.iter().filter_map(|text| text.parse().ok()).collect(), unread)
 }
 
 /// Services that the two say different things of.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use edgemesh_api::Protocol;
 
 use crate::assembly::Change;
-use crate::{Finding, Frontend, FrontendEntry, ServiceEntry, ServiceId, SortedMap};
+use crate::{Finding, Frontend, FrontendEntry, Scope, ServiceEntry, ServiceId, SortedMap};
 
-/// Which Service has which address and frontend. The first by name has what several claim; cluster addresses come before
-/// external ones, and Services that are held give way.
+/// Which Service has which address, frontend and node port. The first by name has what several claim; cluster addresses
+/// come before external ones, and Services that are held give way.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     frontends: SortedMap<Frontend, FrontendEntry>,
+    node_ports: SortedMap<NodePort, FrontendEntry>,
     service_by_ip: SortedMap<IpAddr, ServiceId>,
     clashes: Vec<Finding>,
     /// Services that claim what another one claims too. Only among them does the order of claims count.
@@ -21,11 +22,17 @@ pub(crate) struct Claims {
 }
 
 type Services = SortedMap<ServiceId, Arc<ServiceEntry>>;
+type NodePort = (Protocol, u16);
 
 impl Claims {
     /// Every frontend.
     pub(crate) fn frontends(&self) -> &SortedMap<Frontend, FrontendEntry> {
         &self.frontends
+    }
+
+    /// Every node port.
+    pub(crate) fn node_ports(&self) -> &SortedMap<NodePort, FrontendEntry> {
+        &self.node_ports
     }
 
     /// Every virtual address.
@@ -87,26 +94,41 @@ impl Claims {
     }
 
     fn claim(&mut self, services: &Services, entry: &Arc<ServiceEntry>, external: bool) {
-        let ips = if external { &entry.external_ips } else { &entry.cluster_ips };
-        for ip in ips {
-            if external && let Some(owner) = self.cluster_owner(services, ip) {
+        for (scope, ip) in addresses(entry).filter(|(scope, _)| (*scope != Scope::Cluster) == external) {
+            if external && let Some(owner) = self.cluster_owner(services, &ip) {
                 let message = format!("external address {ip} is the clusterIP of Service {owner}");
                 self.clash(entry, owner, Some(message));
                 continue;
             }
-            match self.service_by_ip.get(ip).filter(|owner| **owner != entry.id).cloned() {
+            match self.service_by_ip.get(&ip).filter(|owner| **owner != entry.id).cloned() {
                 // Two may share an address while their ports differ; PTR names the first.
                 Some(owner) => self.clash(entry, owner, None),
-                None => drop(self.service_by_ip.insert(*ip, entry.id.clone())),
+                None => drop(self.service_by_ip.insert(ip, entry.id.clone())),
             }
-            for (index, frontend) in frontends(entry, *ip) {
+            for (port, frontend) in frontends(entry, ip) {
                 if let Some(owner) = self.frontends.get(&frontend).map(|owner| owner.service.id.clone()) {
                     let message = format!("{frontend} belongs to Service {owner}");
                     self.clash(entry, owner, Some(message));
                     continue;
                 }
-                self.frontends.insert(frontend, FrontendEntry { service: entry.clone(), port: index });
+                self.frontends.insert(frontend, FrontendEntry { service: entry.clone(), port, scope });
             }
+        }
+        if external {
+            self.claim_node_ports(entry);
+        }
+    }
+
+    fn claim_node_ports(&mut self, entry: &Arc<ServiceEntry>) {
+        for (port, node_port) in node_ports(entry) {
+            if let Some(owner) = self.node_ports.get(&node_port).map(|owner| owner.service.id.clone()) {
+                let (protocol, number) = node_port;
+                let message = format!("node port {number}/{protocol} belongs to Service {owner}");
+                self.clash(entry, owner, Some(message));
+                continue;
+            }
+            let scope = Scope::NodePort;
+            self.node_ports.insert(node_port, FrontendEntry { service: entry.clone(), port, scope });
         }
     }
 
@@ -123,21 +145,30 @@ impl Claims {
 
     /// Takes back everything of a Service that is no rival's.
     fn withdraw(&mut self, entry: &ServiceEntry) {
-        for ip in entry.cluster_ips.iter().chain(&entry.external_ips) {
-            self.service_by_ip.remove(ip);
-            for (_, frontend) in frontends(entry, *ip) {
+        for (_, ip) in addresses(entry) {
+            self.service_by_ip.remove(&ip);
+            for (_, frontend) in frontends(entry, ip) {
                 self.frontends.remove(&frontend);
             }
+        }
+        for (_, node_port) in node_ports(entry) {
+            self.node_ports.remove(&node_port);
         }
     }
 
     /// Puts a Service in the place of its predecessor, which claimed the same.
     fn renew(&mut self, entry: &Arc<ServiceEntry>) {
-        for ip in entry.cluster_ips.iter().chain(&entry.external_ips) {
-            for (index, frontend) in frontends(entry, *ip) {
+        for (scope, ip) in addresses(entry) {
+            for (port, frontend) in frontends(entry, ip) {
                 if self.frontends.get(&frontend).is_some_and(|known| known.service.id == entry.id) {
-                    self.frontends.insert(frontend, FrontendEntry { service: entry.clone(), port: index });
+                    self.frontends.insert(frontend, FrontendEntry { service: entry.clone(), port, scope });
                 }
+            }
+        }
+        for (port, node_port) in node_ports(entry) {
+            if self.node_ports.get(&node_port).is_some_and(|known| known.service.id == entry.id) {
+                let scope = Scope::NodePort;
+                self.node_ports.insert(node_port, FrontendEntry { service: entry.clone(), port, scope });
             }
         }
     }
@@ -146,19 +177,35 @@ impl Claims {
 impl Change {
     fn claims_alike(&self) -> bool {
         let Some((old, new)) = self.old.as_ref().zip(self.new.as_ref()) else { return false };
-        let ports = |entry: &ServiceEntry| -> Vec<(u16, Protocol)> {
-            entry.ports.iter().map(|port| (port.port, port.protocol)).collect()
+        let ports = |entry: &ServiceEntry| -> Vec<(u16, Protocol, Option<u16>)> {
+            entry.ports.iter().map(|port| (port.port, port.protocol, port.node_port)).collect()
         };
         old.cluster_ips == new.cluster_ips
             && old.external_ips == new.external_ips
+            && old.load_balancer_ips == new.load_balancer_ips
             && old.intercepted == new.intercepted
             && ports(old) == ports(new)
     }
 }
 
+/// The addresses that a Service claims. None appears twice.
+fn addresses(entry: &ServiceEntry) -> impl Iterator<Item = (Scope, IpAddr)> {
+    let all = [
+        (Scope::Cluster, &entry.cluster_ips),
+        (Scope::External, &entry.external_ips),
+        (Scope::LoadBalancer, &entry.load_balancer_ips),
+    ];
+    all.into_iter().flat_map(|(scope, ips)| ips.iter().map(move |ip| (scope, *ip)))
+}
+
 /// The frontends that a Service claims at an address, with the index of the port.
 fn frontends(entry: &ServiceEntry, ip: IpAddr) -> impl Iterator<Item = (usize, Frontend)> {
-    let ports = entry.ports.iter().enumerate().filter(|(_, port)| port.protocol != Protocol::Sctp);
-    let ports = ports.filter(|_| entry.intercepted);
+    let ports = entry.ports.iter().enumerate().filter(|_| entry.intercepted);
     ports.map(move |(index, port)| (index, Frontend { ip, port: port.port, protocol: port.protocol }))
+}
+
+/// The node ports that a Service claims, with the index of the port.
+fn node_ports(entry: &ServiceEntry) -> impl Iterator<Item = (usize, NodePort)> {
+    let ports = entry.ports.iter().enumerate().filter(|_| entry.intercepted);
+    ports.filter_map(|(index, port)| Some((index, (port.protocol, port.node_port?))))
 }

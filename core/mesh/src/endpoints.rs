@@ -37,6 +37,7 @@ impl<'a> Gather<'a> {
             name: port.name.filter(|name| !name.is_empty()),
             port: port.port,
             protocol: port.protocol,
+            node_port: port.node_port,
             backends: backends.into_values().collect(),
         };
         self.ports.into_iter().map(entry).collect()

@@ -10,6 +10,7 @@ pub(crate) fn fit(object: &mut Arc<Object>) {
             service.spec.cluster_ips.shrink_to_fit();
             service.spec.external_ips.shrink_to_fit();
             service.spec.ports.shrink_to_fit();
+            service.spec.load_balancer_source_ranges.shrink_to_fit();
         }
         Some(Object::EndpointSlice(slice)) => {
             slice.endpoints.shrink_to_fit();

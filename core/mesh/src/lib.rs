@@ -10,6 +10,7 @@ mod claims;
 mod compile;
 mod endpoints;
 mod fit;
+mod host;
 mod objects;
 mod options;
 mod path;
@@ -22,13 +23,14 @@ mod sorted;
 mod state;
 
 pub use believe::{Doubt, HOLD, HOLD_SHRUNK};
+pub use host::{DeviceKind, HostFacts, HostRoute};
 pub use options::{MeshOptions, ServiceFilter};
 pub use path::{NodePath, Path, PathSnapshot};
 pub use provenance::Provenance;
 pub use reverse::EndpointIndex;
 pub use snapshot::{
     Backend, Distribution, Finding, Frontend, FrontendEntry, Generation, Hints, LocalNode, MeshSnapshot,
-    PodAddress, Policy, PortEntry, ServiceEntry, ServiceId, ServiceKind,
+    PodAddress, Policy, PortEntry, Scope, ServiceEntry, ServiceId, ServiceKind,
 };
 pub use sorted::{Iter, SortedMap};
 pub use state::{Applied, MeshState};

@@ -1,8 +1,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use edgemesh_api::Name;
+
+use crate::HostFacts;
 
 /// How a node is reached from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,18 +52,34 @@ pub struct NodePath {
     pub path: Path,
     /// Smoothed round-trip time, once measured.
     pub rtt: Option<Duration>,
+    /// Where the node was authenticated inside the LAN, for [`Path::Lan`]: an address that is certainly the node's.
+    pub lan_address: Option<IpAddr>,
 }
 
-/// The best path to every node a peer was found for; the tunnel publishes it, the router reads it.
+impl NodePath {
+    /// A path without a measurement or address.
+    pub fn new(path: Path) -> Self {
+        Self { path, rtt: None, lan_address: None }
+    }
+}
+
+/// The best path to every node a peer was found for, as the tunnel publishes it, and what the host itself reaches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PathSnapshot {
     /// By node name.
     pub nodes: BTreeMap<Name, NodePath>,
+    /// What the host is.
+    pub host: Arc<HostFacts>,
 }
 
 impl PathSnapshot {
     /// The path to a node; a node nobody heard of yet is unreachable.
     pub fn path(&self, node: &str) -> Path {
         self.nodes.get(node).map_or(Path::Unreachable, |entry| entry.path)
+    }
+
+    /// The address at which a node of the own LAN proved who it is.
+    pub fn lan_address(&self, node: &str) -> Option<IpAddr> {
+        self.nodes.get(node)?.lan_address
     }
 }

@@ -2,6 +2,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use edgemesh_api::{Name, ObjectKey, Protocol, Service, ServicePort, label};
+use ipnet::IpNet;
 
 use crate::address::routable;
 use crate::endpoints::portless;
@@ -27,21 +28,35 @@ pub(crate) fn shape(
     let kind = kind(service, &mut report);
     let addressed = kind == ServiceKind::ClusterIp;
     let cluster_ips = if addressed { cluster_ips(service, &mut report) } else { Vec::new() };
-    let external_ips = if addressed { external_ips(service, &cluster_ips, &mut report) } else { Vec::new() };
+    let (external_ips, load_balancer_ips) =
+        if addressed { outer_addresses(service, &cluster_ips, &mut report) } else { Default::default() };
     let ports = match &kind {
         ServiceKind::ExternalName(_) => Vec::new(),
         ServiceKind::Headless if service.spec.ports.is_empty() => vec![portless()],
-        ServiceKind::Headless | ServiceKind::ClusterIp => ports(service, &mut report),
+        ServiceKind::Headless | ServiceKind::ClusterIp => ports(service, addressed, &mut report),
     };
+    let external_local = is_local(
+        "externalTrafficPolicy",
+        service.spec.external_traffic_policy.as_ref().filter(|_| addressed),
+        &mut report,
+    );
     let entry = ServiceEntry {
         id: id.clone(),
         kind,
         cluster_ips,
         external_ips,
+        load_balancer_ips,
         ports: Vec::new(),
         affinity: affinity(service, &mut report),
         distribution: distribution(service, &mut report),
-        internal_local: internal_local(service, &mut report),
+        internal_local: is_local(
+            "internalTrafficPolicy",
+            service.spec.internal_traffic_policy.as_ref(),
+            &mut report,
+        ),
+        external_local,
+        source_ranges: source_ranges(service, &mut report),
+        health_check_node_port: health_check_node_port(service, external_local, &mut report),
         policy,
         publish_not_ready: service.spec.publish_not_ready_addresses,
         intercepted: is_intercepted(id, service, options),
@@ -84,23 +99,79 @@ fn cluster_ips(service: &Service, report: &mut impl FnMut(String)) -> Vec<IpAddr
     ips
 }
 
-/// External addresses, then those a load balancer gave and that lead here (`ipMode: VIP`, KEP-1860).
-fn external_ips(service: &Service, cluster_ips: &[IpAddr], report: &mut impl FnMut(String)) -> Vec<IpAddr> {
-    let ingress = &service.status.load_balancer.ingress;
-    let balanced = ingress.iter().filter(|entry| entry.ip_mode.as_deref().unwrap_or("VIP") == "VIP");
-    let given = service.spec.external_ips.iter().chain(balanced.filter_map(|entry| entry.ip.as_ref()));
+/// External addresses, and those a load balancer gave and that lead here (`ipMode: VIP`, KEP-1860). One that is both is
+/// the load balancer's: who lists source ranges does not expect another way in.
+fn outer_addresses(
+    service: &Service,
+    cluster_ips: &[IpAddr],
+    report: &mut impl FnMut(String),
+) -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let mut balanced = Vec::new();
+    for entry in &service.status.load_balancer.ingress {
+        let Some(text) = entry.ip.as_ref().filter(|text| !text.is_empty()) else { continue };
+        match entry.ip_mode.as_deref() {
+            None | Some("VIP") => balanced.push(text),
+            Some("Proxy") => {}
+            Some(other) => report(format!(
+                "ipMode {other:?} of load-balancer address {text} is unknown: it is not intercepted"
+            )),
+        }
+    }
+    let load_balancer_ips = usable("load-balancer", balanced, cluster_ips, report);
+    let external = service.spec.external_ips.iter().filter(|text| !text.is_empty()).collect();
+    let taken: Vec<IpAddr> = cluster_ips.iter().chain(&load_balancer_ips).copied().collect();
+    (usable("external", external, &taken, report), load_balancer_ips)
+}
+
+fn usable(kind: &str, given: Vec<&Name>, taken: &[IpAddr], report: &mut impl FnMut(String)) -> Vec<IpAddr> {
     let mut ips: Vec<IpAddr> = Vec::new();
-    for text in given.filter(|text| !text.is_empty()) {
+    for text in given {
         match routable(text) {
-            Ok(ip) if ips.contains(&ip) || cluster_ips.contains(&ip) => {}
+            Ok(ip) if ips.contains(&ip) || taken.contains(&ip) => {}
             Ok(ip) => ips.push(ip),
-            Err(error) => report(format!("external address {text:?} {}", error.as_str())),
+            Err(error) => report(format!("{kind} address {text:?} {}", error.as_str())),
         }
     }
     ips
 }
 
-fn ports(service: &Service, report: &mut impl FnMut(String)) -> Vec<ServicePort> {
+/// Clients that may use the load-balancer addresses. A range that cannot be read allows nobody: the opposite would open
+/// what was meant to be closed.
+fn source_ranges(service: &Service, report: &mut impl FnMut(String)) -> Option<Vec<IpNet>> {
+    let given = &service.spec.load_balancer_source_ranges;
+    if given.is_empty() {
+        return None;
+    }
+    let mut ranges = Vec::with_capacity(given.len());
+    for text in given {
+        // The API server accepts white space around a range.
+        match text.trim().parse::<IpNet>() {
+            Ok(range) => ranges.push(range),
+            Err(_) => report(format!(
+                "loadBalancerSourceRanges {text:?} is no CIDR (write ADDRESS/LENGTH): it allows nobody"
+            )),
+        }
+    }
+    Some(IpNet::aggregate(&ranges))
+}
+
+/// Where a load balancer asks, when it has a reason to.
+fn health_check_node_port(
+    service: &Service,
+    external_local: bool,
+    report: &mut impl FnMut(String),
+) -> Option<u16> {
+    let port = service.spec.health_check_node_port.filter(|port| *port != 0)?;
+    if service.spec.type_.as_deref() == Some("LoadBalancer") && external_local {
+        return Some(port);
+    }
+    report(format!(
+        "healthCheckNodePort {port} is for type LoadBalancer with externalTrafficPolicy Local only: it is not opened"
+    ));
+    None
+}
+
+fn ports(service: &Service, addressed: bool, report: &mut impl FnMut(String)) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::with_capacity(service.spec.ports.len());
     for port in &service.spec.ports {
         if port.port == 0 {
@@ -109,12 +180,40 @@ fn ports(service: &Service, report: &mut impl FnMut(String)) -> Vec<ServicePort>
             report(format!("port {}/{} is declared twice", port.port, port.protocol));
         } else {
             if port.protocol == Protocol::Sctp {
-                report(format!("port {}/sctp is not carried by the mesh", port.port));
+                report(format!(
+                    "port {}/sctp reaches endpoints that the kernel reaches by itself: the tunnel carries TCP and UDP",
+                    port.port
+                ));
             }
-            ports.push(port.clone());
+            let of_nodes =
+                addressed && matches!(service.spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
+            let node_port = node_port(port, of_nodes, &ports, report);
+            ports.push(ServicePort { node_port, ..port.clone() });
         }
     }
     ports
+}
+
+/// The node port of a port that may have one and shares it with no other port.
+fn node_port(
+    port: &ServicePort,
+    of_nodes: bool,
+    others: &[ServicePort],
+    report: &mut impl FnMut(String),
+) -> Option<u16> {
+    let number = port.node_port.filter(|number| *number != 0)?;
+    if !of_nodes {
+        report(format!(
+            "nodePort {number} is for types NodePort and LoadBalancer with a clusterIP: it is not opened"
+        ));
+        return None;
+    }
+    let same = |other: &ServicePort| other.node_port == Some(number) && other.protocol == port.protocol;
+    if others.iter().any(same) {
+        report(format!("nodePort {number}/{} is declared twice", port.protocol));
+        return None;
+    }
+    Some(number)
 }
 
 fn affinity(service: &Service, report: &mut impl FnMut(String)) -> Option<Duration> {
@@ -151,12 +250,13 @@ fn distribution(service: &Service, report: &mut impl FnMut(String)) -> Distribut
     }
 }
 
-fn internal_local(service: &Service, report: &mut impl FnMut(String)) -> bool {
-    match service.spec.internal_traffic_policy.as_deref() {
+/// Whether a traffic policy is `Local`.
+fn is_local(field: &str, policy: Option<&Name>, report: &mut impl FnMut(String)) -> bool {
+    match policy.map(|policy| &**policy) {
         None | Some("" | "Cluster") => false,
         Some("Local") => true,
         Some(other) => {
-            report(format!("internalTrafficPolicy {other:?} is unknown: Cluster is used"));
+            report(format!("{field} {other:?} is unknown: Cluster is used"));
             false
         }
     }

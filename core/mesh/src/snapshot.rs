@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgemesh_api::{Name, ObjectKey, Protocol};
+use ipnet::IpNet;
 
 use crate::{EndpointIndex, Provenance, SortedMap};
 
@@ -122,6 +123,8 @@ pub struct PortEntry {
     pub port: u16,
     /// Transport.
     pub protocol: Protocol,
+    /// The port at every address of the node.
+    pub node_port: Option<u16>,
     /// Every endpoint, ready or not, in the order of address; both families.
     pub backends: Arc<[Backend]>,
 }
@@ -135,8 +138,11 @@ pub struct ServiceEntry {
     pub kind: ServiceKind,
     /// Virtual addresses, at most one per family.
     pub cluster_ips: Vec<IpAddr>,
-    /// External and load-balancer addresses; they lead to the same endpoints.
+    /// External addresses; they lead to the same endpoints.
     pub external_ips: Vec<IpAddr>,
+    /// Addresses that a load balancer gave and that lead here (`ipMode: VIP`, KEP-1860). One that is an external address
+    /// too is here only: `source_ranges` are for it.
+    pub load_balancer_ips: Vec<IpAddr>,
     /// The ports.
     pub ports: Vec<PortEntry>,
     /// `ClientIP` persistence with its timeout.
@@ -145,12 +151,44 @@ pub struct ServiceEntry {
     pub distribution: Distribution,
     /// `internalTrafficPolicy: Local`.
     pub internal_local: bool,
+    /// `externalTrafficPolicy: Local`.
+    pub external_local: bool,
+    /// Clients that may use the load-balancer addresses, in order and without overlap; `None` when everybody may, an empty
+    /// list when nobody may. A family without a range has no client that may.
+    pub source_ranges: Option<Vec<IpNet>>,
+    /// Where a load balancer asks whether this node has ready endpoints.
+    pub health_check_node_port: Option<u16>,
     /// How one endpoint is picked.
     pub policy: Policy,
     /// DNS names endpoints that are not ready.
     pub publish_not_ready: bool,
     /// Whether the mesh intercepts its addresses; a filtered Service is still resolved by DNS.
     pub intercepted: bool,
+}
+
+/// From where clients know a frontend; it decides which traffic policy is for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// A cluster address: `internalTrafficPolicy`.
+    Cluster,
+    /// One of `externalIPs`: `externalTrafficPolicy`.
+    External,
+    /// An address that a load balancer gave: `externalTrafficPolicy` and the source ranges.
+    LoadBalancer,
+    /// A port at every address of the node: `externalTrafficPolicy`.
+    NodePort,
+}
+
+impl Scope {
+    /// The word for explanations and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::External => "external",
+            Self::LoadBalancer => "load_balancer",
+            Self::NodePort => "node_port",
+        }
+    }
 }
 
 /// A frontend's place in the snapshot.
@@ -160,12 +198,40 @@ pub struct FrontendEntry {
     pub service: Arc<ServiceEntry>,
     /// Index into `service.ports`.
     pub port: usize,
+    /// From where clients know it.
+    pub scope: Scope,
 }
 
 impl FrontendEntry {
     /// The port with its endpoints.
     pub fn port(&self) -> &PortEntry {
         &self.service.ports[self.port]
+    }
+
+    /// Whether only endpoints of the own node may be used. Clients inside, which are this node and its Pods, reach
+    /// what they know by an outer address as if it were a cluster address of policy `Cluster`: `externalTrafficPolicy` is
+    /// there to keep the addresses of clients that come from elsewhere, and to spare them a second hop.
+    pub fn local_only(&self, inside: bool) -> bool {
+        match self.scope {
+            Scope::Cluster => self.service.internal_local,
+            Scope::External | Scope::LoadBalancer | Scope::NodePort => self.service.external_local && !inside,
+        }
+    }
+}
+
+impl ServiceEntry {
+    /// Whether a client may use the load-balancer addresses.
+    pub fn admits_source(&self, client: IpAddr) -> bool {
+        self.source_ranges.as_ref().is_none_or(|ranges| ranges.iter().any(|range| range.contains(&client)))
+    }
+
+    /// How many ready endpoints run on a node. An endpoint counts once for all its ports, and once for both families.
+    pub fn ready_on(&self, node: &str) -> usize {
+        let backends = self.ports.iter().flat_map(|port| port.backends.iter());
+        let ready = backends.filter(|backend| backend.ready && backend.node.as_deref() == Some(node));
+        let ips: BTreeSet<IpAddr> = ready.map(|backend| backend.addr.ip()).collect();
+        let v4 = ips.iter().filter(|ip| ip.is_ipv4()).count();
+        v4.max(ips.len() - v4)
     }
 }
 
@@ -185,6 +251,10 @@ pub struct LocalNode {
     pub name: Name,
     /// Its zone label.
     pub zone: Option<Name>,
+    /// The addresses that its Node object names.
+    pub addresses: Vec<IpAddr>,
+    /// The ranges that its Node object gives to its Pods.
+    pub pod_ranges: Vec<IpNet>,
 }
 
 /// Something in the objects that the mesh cannot act on, reported per object.
@@ -212,6 +282,8 @@ pub struct MeshSnapshot {
     pub services: SortedMap<ServiceId, Arc<ServiceEntry>>,
     /// Frontends of intercepted Services.
     pub frontends: SortedMap<Frontend, FrontendEntry>,
+    /// Node ports of intercepted Services: frontends at whatever addresses the node has.
+    pub node_ports: SortedMap<(Protocol, u16), FrontendEntry>,
     /// Namespaces that exist, by object or by use.
     pub namespaces: Arc<BTreeSet<Name>>,
     /// Service that owns a virtual address, for PTR.
@@ -226,6 +298,8 @@ pub struct MeshSnapshot {
     pub peer_ids: Arc<BTreeMap<Name, Name>>,
     /// Nodes with their zones.
     pub zones: Arc<BTreeMap<Name, Option<Name>>>,
+    /// Ranges from which a node's Pods get their addresses (`spec.podCIDRs`), for nodes that have any.
+    pub pod_ranges: Arc<BTreeMap<Name, Vec<IpNet>>>,
     /// What could not be acted on.
     pub findings: Vec<Finding>,
 }
@@ -237,9 +311,10 @@ impl MeshSnapshot {
             generation: Generation(0),
             stale: true,
             provenance: None,
-            node: LocalNode { name: node, zone: None },
+            node: LocalNode { name: node, zone: None, addresses: Vec::new(), pod_ranges: Vec::new() },
             services: SortedMap::default(),
             frontends: SortedMap::default(),
+            node_ports: SortedMap::default(),
             namespaces: Arc::default(),
             service_by_ip: SortedMap::default(),
             endpoints_by_ip: EndpointIndex::default(),
@@ -247,6 +322,7 @@ impl MeshSnapshot {
             local_backends: SortedMap::default(),
             peer_ids: Arc::default(),
             zones: Arc::default(),
+            pod_ranges: Arc::default(),
             findings: Vec::new(),
         }
     }
@@ -254,6 +330,30 @@ impl MeshSnapshot {
     /// The Service behind a frontend.
     pub fn frontend(&self, frontend: &Frontend) -> Option<&FrontendEntry> {
         self.frontends.get(frontend)
+    }
+
+    /// The Service behind an address and port, the node's own ports among them. The snapshot does not know which
+    /// addresses the node has: the caller tells whether this is one.
+    pub fn lookup(&self, frontend: &Frontend, is_host_address: bool) -> Option<&FrontendEntry> {
+        let node_port =
+            || self.node_ports.get(&(frontend.protocol, frontend.port)).filter(|_| is_host_address);
+        self.frontend(frontend).or_else(node_port)
+    }
+
+    /// Whether a client is this node itself or one of its Pods. The node appears with a link-local address when it
+    /// connects through the mesh's device, and with its own ones otherwise.
+    pub fn is_inside(&self, client: IpAddr) -> bool {
+        let link_local = match client {
+            IpAddr::V4(ip) => ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        let node = &self.node;
+        let is_pod = |pod: &PodAddress| pod.node.as_ref() == Some(&node.name);
+        link_local
+            || client.is_loopback()
+            || node.addresses.contains(&client)
+            || node.pod_ranges.iter().any(|range| range.contains(&client))
+            || self.pods_by_ip.get(&client).is_some_and(|pods| pods.iter().any(is_pod))
     }
 
     /// A Service by name.

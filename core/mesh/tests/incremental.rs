@@ -28,11 +28,26 @@ fn service(state: &mut u64, name: u64) -> Value {
         0 => "None".to_owned(),
         _ => format!("10.96.0.{}", draw(state, ADDRESSES)),
     };
+    let type_ = ["ClusterIP", "NodePort", "LoadBalancer"][draw(state, 3) as usize];
     let ports: Vec<Value> = (0..=draw(state, 2))
-        .map(|number| json!({"name": format!("p{number}"), "port": 80 + draw(state, 3)}))
+        .map(|number| {
+            let protocol = ["TCP", "TCP", "UDP", "SCTP"][draw(state, 4) as usize];
+            let node_port = [0, 30000 + draw(state, 4)][draw(state, 2) as usize];
+            json!({
+                "name": format!("p{number}"), "port": 80 + draw(state, 3), "protocol": protocol,
+                "nodePort": node_port,
+            })
+        })
         .collect();
-    let external: Vec<String> =
-        (0..draw(state, 3)).map(|_| format!("10.96.0.{}", draw(state, ADDRESSES * 2))).collect();
+    let mut outer = || -> Vec<String> {
+        (0..draw(state, 3)).map(|_| format!("10.96.0.{}", draw(state, ADDRESSES * 2))).collect()
+    };
+    let (external, balanced) = (outer(), outer());
+    let modes = ["VIP", "Proxy"];
+    let ingress: Vec<Value> =
+        balanced.iter().map(|ip| json!({"ip": ip, "ipMode": modes[draw(state, 2) as usize]})).collect();
+    let policies = ["Cluster", "Local"];
+    let ranges = [json!([]), json!(["10.0.0.0/8"]), json!(["10.0.0.0/8", "bad"])];
     let labels = match draw(state, 5) {
         0 => json!({"service.edgemesh.kubeedge.io/service-proxy-name": "other"}),
         _ => json!({}),
@@ -40,7 +55,14 @@ fn service(state: &mut u64, name: u64) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": format!("s{name}"), "namespace": format!("n{}", name % 2), "labels": labels},
-        "spec": {"clusterIP": vip, "ports": ports, "externalIPs": external},
+        "spec": {
+            "type": type_, "clusterIP": vip, "ports": ports, "externalIPs": external,
+            "internalTrafficPolicy": policies[draw(state, 2) as usize],
+            "externalTrafficPolicy": policies[draw(state, 2) as usize],
+            "loadBalancerSourceRanges": ranges[draw(state, 3) as usize],
+            "healthCheckNodePort": 31000 + draw(state, 2),
+        },
+        "status": {"loadBalancer": {"ingress": ingress}},
     })
 }
 
@@ -82,6 +104,8 @@ fn node(state: &mut u64, name: u64) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": name, "labels": labels, "annotations": annotations},
+        "spec": {"podCIDRs": [format!("10.1.{}.0/24", draw(state, 2))]},
+        "status": {"addresses": [{"type": "InternalIP", "address": format!("192.0.2.{}", draw(state, 2))}]},
     })
 }
 
@@ -93,7 +117,10 @@ fn render(snapshot: &MeshSnapshot) -> String {
     line(format!("{:?} {:?} {:?}", snapshot.namespaces, snapshot.zones, snapshot.peer_ids));
     snapshot.services.iter().for_each(|(id, entry)| line(format!("{id} {entry:?}")));
     for (frontend, entry) in &snapshot.frontends {
-        line(format!("{frontend} {} {} {:?}", entry.service.id, entry.port, entry.service));
+        line(format!("{frontend} {} {} {:?} {:?}", entry.service.id, entry.port, entry.scope, entry.service));
+    }
+    for (node_port, entry) in &snapshot.node_ports {
+        line(format!("{node_port:?} {} {} {:?}", entry.service.id, entry.port, entry.service));
     }
     snapshot.service_by_ip.iter().for_each(|(ip, id)| line(format!("{ip} {id}")));
     snapshot.local_backends.iter().for_each(|(backend, id)| line(format!("{backend:?} {id}")));

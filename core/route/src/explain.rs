@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use edgemesh_api::Name;
-use edgemesh_mesh::{Distribution, Frontend, Policy, ServiceEntry};
+use edgemesh_mesh::{Distribution, Frontend, FrontendEntry, Policy};
 use serde::Serialize;
 
 use crate::RejectReason;
@@ -26,8 +26,10 @@ pub enum Verdict {
     NotReady,
     /// Being deleted while others are ready.
     Terminating,
-    /// On another node, and `internalTrafficPolicy` is `Local`.
+    /// On another node, and the traffic policy for the frontend is `Local`.
     OtherNode,
+    /// The client is in none of `loadBalancerSourceRanges`.
+    SourceNotAllowed,
     /// Of the other address family, and the client's family has endpoints.
     OtherFamily,
     /// A virtual address, which cannot be an endpoint.
@@ -47,6 +49,7 @@ impl Verdict {
             Self::NotReady => "not_ready",
             Self::Terminating => "terminating",
             Self::OtherNode => "other_node",
+            Self::SourceNotAllowed => "source_not_allowed",
             Self::OtherFamily => "other_family",
             Self::IsFrontend => "is_frontend",
         }
@@ -63,7 +66,8 @@ impl Verdict {
             Self::Ejected => "a dial to it failed a moment ago",
             Self::NotReady => "not ready",
             Self::Terminating => "being deleted while other endpoints are ready",
-            Self::OtherNode => "on another node, and internalTrafficPolicy is Local",
+            Self::OtherNode => "on another node, and the traffic policy for this address is Local",
+            Self::SourceNotAllowed => "the client is in none of loadBalancerSourceRanges",
             Self::OtherFamily => "of the other address family",
             Self::IsFrontend => "a Service address cannot be an endpoint",
         }
@@ -100,6 +104,8 @@ pub struct Explanation {
     pub frontend: String,
     /// The Service, as `namespace/name`.
     pub service: Option<String>,
+    /// From where clients know the frontend: `cluster`, `external`, `load_balancer` or `node_port`.
+    pub scope: Option<&'static str>,
     /// How one endpoint is picked.
     pub policy: Option<&'static str>,
     /// Which endpoints are preferred.
@@ -117,6 +123,7 @@ impl Explanation {
         Self {
             frontend: frontend.to_string(),
             service: None,
+            scope: None,
             policy: None,
             distribution: None,
             affinity_seconds: None,
@@ -127,12 +134,14 @@ impl Explanation {
 
     pub(crate) fn of_service(
         frontend: &Frontend,
-        service: &ServiceEntry,
+        entry: &FrontendEntry,
         candidates: Vec<Candidate>,
         reject: Option<RejectReason>,
     ) -> Self {
+        let service = &entry.service;
         Self {
             frontend: frontend.to_string(),
+            scope: Some(entry.scope.as_str()),
             service: Some(service.id.to_string()),
             policy: Some(match service.policy {
                 Policy::RoundRobin => "round_robin",

@@ -3,10 +3,10 @@ use std::time::Instant;
 
 use edgemesh_api::Protocol;
 use edgemesh_balance::{Ask, Balancer, Eligible, Feedback, MAX_CANDIDATES, PickCtx, Picks, PortKey};
-use edgemesh_mesh::{Frontend, FrontendEntry, MeshSnapshot, PathSnapshot};
+use edgemesh_mesh::{Frontend, FrontendEntry, MeshSnapshot, PathSnapshot, Scope};
 use smallvec::SmallVec;
 
-use crate::eligible::{Endpoints, judge, rejection, verdict_of_rank};
+use crate::eligible::{Endpoints, exclude, judge, rejection, verdict_of_rank};
 use crate::explain::{Candidate, Explanation, Verdict};
 use crate::{Hop, RejectReason, Target};
 
@@ -53,10 +53,14 @@ impl Router {
             Ok(entry) => entry,
             Err(reason) => return Decision::Reject(reason),
         };
-        let endpoints = judge(snapshot, paths, entry, &conn.frontend);
+        if !is_allowed(entry, conn) {
+            return Decision::Reject(RejectReason::SourceNotAllowed);
+        }
+        let local_only = local_only(snapshot, entry, conn);
+        let endpoints = judge(snapshot, paths, entry, conn.frontend.ip.is_ipv6(), local_only);
         let picks = pick(entry, conn, &endpoints, |ask| self.balancer.pick(ask, ctx));
         if picks.is_empty() {
-            return Decision::Reject(rejection(entry, &conn.frontend));
+            return Decision::Reject(rejection(local_only));
         }
         let targets = picks.iter().map(|(index, _)| {
             let it = &endpoints[*index];
@@ -98,7 +102,12 @@ impl Router {
             Ok(entry) => entry,
             Err(reason) => return Explanation::rejected(&conn.frontend, reason),
         };
-        let endpoints = judge(snapshot, paths, entry, &conn.frontend);
+        let local_only = local_only(snapshot, entry, conn);
+        let mut endpoints = judge(snapshot, paths, entry, conn.frontend.ip.is_ipv6(), local_only);
+        let allowed = is_allowed(entry, conn);
+        if !allowed {
+            exclude(&mut endpoints, Verdict::SourceNotAllowed, |_| false);
+        }
         let picks = pick(entry, conn, &endpoints, |ask| self.balancer.preview(ask, ctx));
         let best = endpoints.iter().filter_map(|it| it.rank.ok()).min().unwrap_or_default();
         let candidates = endpoints.iter().enumerate().map(|(index, it)| {
@@ -125,16 +134,31 @@ impl Router {
                 session: order.is_some_and(|order| picks[order].1),
             }
         });
-        let reject = picks.is_empty().then(|| rejection(entry, &conn.frontend));
-        Explanation::of_service(&conn.frontend, &entry.service, candidates.collect(), reject)
+        let reject = match allowed {
+            true => picks.is_empty().then(|| rejection(local_only)),
+            false => Some(RejectReason::SourceNotAllowed),
+        };
+        Explanation::of_service(&conn.frontend, entry, candidates.collect(), reject)
     }
 }
 
+/// An address that is no frontend is taken for one of the node. Nobody here knows those, and nobody needs to: of the
+/// packets to other addresses, the kernel's rules hand over only what goes to a node port at an address of the node.
 fn lookup<'a>(snapshot: &'a MeshSnapshot, frontend: &Frontend) -> Result<&'a FrontendEntry, RejectReason> {
     match frontend.protocol {
-        Protocol::Tcp | Protocol::Udp => snapshot.frontend(frontend).ok_or(RejectReason::UnknownFrontend),
+        Protocol::Tcp | Protocol::Udp => snapshot.lookup(frontend, true).ok_or(RejectReason::UnknownFrontend),
         Protocol::Sctp => Err(RejectReason::UnsupportedProtocol),
     }
+}
+
+/// The source ranges speak of the load balancer's addresses only: another firewall is for node ports.
+fn is_allowed(entry: &FrontendEntry, conn: &Conn) -> bool {
+    entry.scope != Scope::LoadBalancer || entry.service.admits_source(conn.client.ip())
+}
+
+fn local_only(snapshot: &MeshSnapshot, entry: &FrontendEntry, conn: &Conn) -> bool {
+    // Whether a client is inside is looked up only where it counts.
+    entry.local_only(false) && entry.local_only(snapshot.is_inside(conn.client.ip()))
 }
 
 /// The picked endpoints' indices, each with whether the client's session leads to it.

@@ -35,11 +35,13 @@ pub enum RejectReason {
     UnknownFrontend,
     /// The Service has no ready endpoint.
     NoEndpoints,
-    /// `internalTrafficPolicy: Local` and no ready endpoint here.
+    /// `internalTrafficPolicy` or `externalTrafficPolicy` is `Local` and no ready endpoint is here.
     NoLocalEndpoints,
+    /// The client is in none of `loadBalancerSourceRanges`.
+    SourceNotAllowed,
     /// A peer asked for something that is no ready endpoint of a Service on this node.
     NotAnEndpoint,
-    /// The port is SCTP, which the mesh does not carry.
+    /// The port is SCTP, which only the kernel's rules carry.
     UnsupportedProtocol,
     /// The bound on concurrent connections or sessions is reached.
     Overloaded,
@@ -52,6 +54,7 @@ impl RejectReason {
             Self::UnknownFrontend => "unknown_frontend",
             Self::NoEndpoints => "no_endpoints",
             Self::NoLocalEndpoints => "no_local_endpoints",
+            Self::SourceNotAllowed => "source_not_allowed",
             Self::NotAnEndpoint => "not_an_endpoint",
             Self::UnsupportedProtocol => "unsupported_protocol",
             Self::Overloaded => "overloaded",

@@ -1,8 +1,8 @@
 //! Decisions from a few lines of text.
 //!
-//! `node NAME [ZONE]` is the own node, `path NODE KIND` a path, `svc VIP:PORT[/udp] [flags]` the Service, and each
-//! `ep ADDR NODE|- ZONE|- [flags]` an endpoint. The expectation is one `address verdict` per endpoint, with the
-//! order of those that are tried, or the reason of a rejection.
+//! `node NAME [ZONE]` is the own node, `path NODE KIND` a path, `client ADDR` who connects (a stranger by default),
+//! `svc VIP:PORT[/udp] [flags]` the Service, and each `ep ADDR NODE|- ZONE|- [flags]` an endpoint. The expectation is one
+//! `address verdict` per endpoint, with the order of those that are tried, or the reason of a rejection.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -14,14 +14,17 @@ use edgemesh_api::{Name, ObjectKey, Protocol};
 use edgemesh_balance::{Feedback, PickCtx};
 use edgemesh_mesh::{
     Backend, Distribution, Frontend, FrontendEntry, Hints, MeshSnapshot, NodePath, Path, PathSnapshot,
-    Policy, PortEntry, ServiceEntry, ServiceKind,
+    Policy, PortEntry, Scope, ServiceEntry, ServiceKind,
 };
-use edgemesh_route::{Conn, Decision, Hop, RejectReason, Router, Target, admit};
+use edgemesh_route::{
+    Conn, Decision, Hop, Origin, RejectReason, Router, Target, admit, candidates, candidates_from,
+};
 
 struct World {
     snapshot: MeshSnapshot,
     paths: PathSnapshot,
     frontends: Vec<Frontend>,
+    client: SocketAddr,
 }
 
 fn world(text: &str) -> World {
@@ -30,6 +33,9 @@ fn world(text: &str) -> World {
     let mut frontends: Vec<Frontend> = Vec::new();
     let mut service: Option<ServiceEntry> = None;
     let mut backends: Vec<Backend> = Vec::new();
+    let mut scope = Scope::Cluster;
+    let mut client: SocketAddr = "10.9.9.9:1234".parse().unwrap();
+    snapshot.node.pod_ranges = vec!["10.1.1.0/24".parse().unwrap()];
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
@@ -44,9 +50,11 @@ fn world(text: &str) -> World {
                     "relayed" => Path::Relayed,
                     _ => Path::Unreachable,
                 };
-                paths.nodes.insert(Name::from(*node), NodePath { path, rtt: None });
+                paths.nodes.insert(Name::from(*node), NodePath::new(path));
             }
+            ["client", ip] => client.set_ip(ip.parse().unwrap()),
             ["svc", frontend, flags @ ..] => {
+                scope = parse_scope(flags);
                 frontends.push(parse_frontend(frontend));
                 service = Some(parse_service(frontends[0], flags));
             }
@@ -59,11 +67,18 @@ fn world(text: &str) -> World {
         service.ports[0].backends = backends.into();
         let service = Arc::new(service);
         for frontend in &frontends {
-            let entry = FrontendEntry { service: service.clone(), port: 0 };
-            snapshot.frontends.insert(*frontend, entry);
+            let entry = FrontendEntry { service: service.clone(), port: 0, scope };
+            match scope {
+                Scope::NodePort => {
+                    snapshot.node_ports.insert((frontend.protocol, frontend.port), entry);
+                }
+                Scope::Cluster | Scope::External | Scope::LoadBalancer => {
+                    snapshot.frontends.insert(*frontend, entry);
+                }
+            }
         }
     }
-    World { snapshot, paths, frontends }
+    World { snapshot, paths, frontends, client }
 }
 
 fn parse_frontend(text: &str) -> Frontend {
@@ -72,17 +87,28 @@ fn parse_frontend(text: &str) -> Frontend {
     Frontend { ip: addr.ip(), port: addr.port(), protocol: protocol.parse().unwrap() }
 }
 
+fn parse_scope(flags: &[&str]) -> Scope {
+    match () {
+        () if flags.contains(&"external") => Scope::External,
+        () if flags.contains(&"load-balancer") => Scope::LoadBalancer,
+        () if flags.contains(&"node-port") => Scope::NodePort,
+        () => Scope::Cluster,
+    }
+}
+
 fn parse_service(frontend: Frontend, flags: &[&str]) -> ServiceEntry {
     let has = |flag| flags.contains(&flag);
     ServiceEntry {
         id: ObjectKey::new("default", "web"),
         kind: ServiceKind::ClusterIp,
-        cluster_ips: if has("external") { Vec::new() } else { vec![frontend.ip] },
+        cluster_ips: vec![frontend.ip],
         external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
         ports: vec![PortEntry {
             name: None,
             port: frontend.port,
             protocol: frontend.protocol,
+            node_port: None,
             backends: Vec::new().into(),
         }],
         affinity: has("affinity").then_some(Duration::from_secs(60)),
@@ -92,6 +118,11 @@ fn parse_service(frontend: Frontend, flags: &[&str]) -> ServiceEntry {
             () => Distribution::Spread,
         },
         internal_local: has("local"),
+        external_local: has("external-local"),
+        source_ranges: flags.iter().find_map(|flag| flag.strip_prefix("sources=")).map(|ranges| {
+            ranges.split(',').filter(|range| !range.is_empty()).map(|range| range.parse().unwrap()).collect()
+        }),
+        health_check_node_port: None,
         policy: if has("hash") { Policy::SourceIpHash } else { Policy::RoundRobin },
         publish_not_ready: false,
         intercepted: true,
@@ -122,7 +153,7 @@ fn ctx() -> PickCtx {
 
 fn conn(world: &World) -> Conn {
     let frontend = world.frontends.first().copied().unwrap_or_else(|| parse_frontend("10.96.0.1:80"));
-    Conn { frontend, client: "10.9.9.9:1234".parse().unwrap() }
+    Conn { frontend, client: world.client }
 }
 
 /// Explains, routes, and compares both: the explanation must tell the decision.
@@ -192,6 +223,280 @@ fn internal_traffic_policy_is_for_cluster_addresses() {
     let endpoints = "\nep 10.0.0.1:80 n2 -\nep 10.0.0.2:80 n1 - leaving\npath n2 lan";
     check(&format!("svc 10.96.0.1:80 local{endpoints}"), "10.0.0.1 other_node | 10.0.0.2 chosen");
     check(&format!("svc 10.96.0.1:80 local external{endpoints}"), "10.0.0.1 chosen | 10.0.0.2 terminating");
+}
+
+const OUTER: [&str; 3] = ["external", "load-balancer", "node-port"];
+
+#[test]
+fn external_traffic_policy_is_for_outer_addresses() {
+    let endpoints = "\nep 10.0.0.1:80 n2 -\nep 10.0.0.2:80 n1 -\npath n2 lan";
+    let far = "\nep 10.0.0.1:80 n2 -\npath n2 lan";
+    for (scope, policies, near, alone) in [
+        ("", "external-local", "10.0.0.1 next other_turn | 10.0.0.2 chosen", "10.0.0.1 chosen"),
+        ("", "local", "10.0.0.1 other_node | 10.0.0.2 chosen", "10.0.0.1 other_node | no_local_endpoints"),
+    ] {
+        check(&format!("svc 10.96.0.1:80 {scope} {policies}{endpoints}"), near);
+        check(&format!("svc 10.96.0.1:80 {scope} {policies}{far}"), alone);
+    }
+    for scope in OUTER {
+        check(
+            &format!("svc 192.0.2.1:30080 {scope} external-local{endpoints}"),
+            "10.0.0.1 other_node | 10.0.0.2 chosen",
+        );
+        check(
+            &format!("svc 192.0.2.1:30080 {scope} external-local{far}"),
+            "10.0.0.1 other_node | no_local_endpoints",
+        );
+        check(&format!("svc 192.0.2.1:30080 {scope} local{far}"), "10.0.0.1 chosen");
+        check(
+            &format!("svc [2001:db8::1]:30080 {scope} external-local{far}"),
+            "10.0.0.1 other_node | no_local_endpoints",
+        );
+        // KEP-1669.
+        check(
+            &format!(
+                "svc 192.0.2.1:30080 {scope} external-local
+                 ep 10.0.0.1:80 n2 -
+                 ep 10.0.0.2:80 n1 - leaving
+                 ep 10.0.0.3:80 n1 - unready"
+            ),
+            "10.0.0.1 other_node | 10.0.0.2 chosen | 10.0.0.3 not_ready",
+        );
+    }
+}
+
+#[test]
+fn clients_inside_reach_outer_addresses_as_they_reach_the_cluster() {
+    let far = "\nep 10.0.0.1:80 n2 -\npath n2 lan";
+    for scope in OUTER {
+        for client in ["10.1.1.9", "127.0.0.1", "169.254.96.16"] {
+            check(
+                &format!("client {client}\nsvc 192.0.2.1:30080 {scope} external-local{far}"),
+                "10.0.0.1 chosen",
+            );
+        }
+        check(
+            &format!("client 10.1.2.9\nsvc 192.0.2.1:30080 {scope} external-local{far}"),
+            "10.0.0.1 other_node | no_local_endpoints",
+        );
+    }
+    check(
+        &format!("client 10.1.1.9\nsvc 10.96.0.1:80 local external-local{far}"),
+        "10.0.0.1 other_node | no_local_endpoints",
+    );
+}
+
+#[test]
+fn source_ranges_are_for_load_balancer_addresses() {
+    let endpoint = "\nep 10.0.0.1:80 n1 -";
+    let refused = "10.0.0.1 source_not_allowed | source_not_allowed";
+    for (sources, client, expected) in [
+        ("sources=198.51.100.0/24,2001:db8::/32", "198.51.100.9", "10.0.0.1 chosen"),
+        ("sources=198.51.100.0/24,2001:db8::/32", "2001:db8::9", "10.0.0.1 chosen"),
+        ("sources=198.51.100.0/24,2001:db8::/32", "198.51.101.9", refused),
+        ("sources=198.51.100.0/24,2001:db8::/32", "2001:db9::9", refused),
+        ("sources=198.51.100.0/24", "2001:db8::9", refused),
+        // A client inside is a client.
+        ("sources=198.51.100.0/24", "10.1.1.9", refused),
+        ("sources=", "198.51.100.9", refused),
+        ("", "198.51.100.9", "10.0.0.1 chosen"),
+    ] {
+        let world = |scope: &str| format!("client {client}\nsvc 192.0.2.1:80 {scope} {sources}{endpoint}");
+        check(&world("load-balancer"), expected);
+        for open in ["", "external", "node-port"] {
+            check(&world(open), "10.0.0.1 chosen");
+        }
+    }
+}
+
+#[test]
+fn node_ports_are_of_their_protocol() {
+    let mut world = world("svc 192.0.2.1:30080 node-port\nep 10.0.0.1:80 n1 -");
+    let reject =
+        |world: &World| match Router::new().route(&world.snapshot, &world.paths, &conn(world), &ctx()) {
+            Decision::Targets(_) => None,
+            Decision::Reject(reason) => Some(reason),
+        };
+    assert_eq!(reject(&world), None);
+    world.frontends[0].protocol = Protocol::Udp;
+    assert_eq!(reject(&world), Some(RejectReason::UnknownFrontend));
+    world.frontends[0].protocol = Protocol::Sctp;
+    assert_eq!(reject(&world), Some(RejectReason::UnsupportedProtocol));
+    world.frontends[0] = parse_frontend("192.0.2.1:80");
+    assert_eq!(reject(&world), Some(RejectReason::UnknownFrontend));
+}
+
+/// What the kernel's rules are told: the endpoints of the best rank, else whether to refuse or to drop.
+#[track_caller]
+fn check_candidates(text: &str, outside: &str, inside: &str) {
+    let world = world(text);
+    let frontend = world.frontends[0];
+    let entry = world.snapshot.lookup(&frontend, true).unwrap();
+    for (origin, expected) in [(Origin::Outside, outside), (Origin::Inside, inside)] {
+        let found = candidates_from(&world.snapshot, &world.paths, entry, &frontend, origin);
+        let told = match (found.backends.as_slice(), found.has_endpoints) {
+            ([], true) => "drop".to_owned(),
+            ([], false) => "refuse".to_owned(),
+            (backends, has_endpoints) => {
+                assert!(has_endpoints);
+                backends.iter().map(|it| it.addr.ip().to_string()).collect::<Vec<_>>().join(" ")
+            }
+        };
+        assert_eq!(told, expected, "{origin:?}: {text}");
+    }
+    let default = candidates(&world.snapshot, &world.paths, entry, &frontend);
+    assert_eq!(default, candidates_from(&world.snapshot, &world.paths, entry, &frontend, Origin::Outside));
+}
+
+#[test]
+fn candidates_are_those_of_the_best_rank() {
+    let endpoints = "
+        path n2 lan
+        path n3 direct
+        ep 10.0.0.1:80 n1 za
+        ep 10.0.0.2:80 n1 za unready
+        ep 10.0.0.3:80 n2 za
+        ep 10.0.0.4:80 n3 zb
+        ep 10.0.0.5:80 n4 zb
+        ep 10.0.0.6:80 - -
+        ep [fd00::1]:80 n1 za";
+    for (flags, outside, inside) in [
+        ("", "10.0.0.1 10.0.0.3 10.0.0.4 10.0.0.6", "10.0.0.1 10.0.0.3 10.0.0.4 10.0.0.6"),
+        ("same-zone", "10.0.0.1 10.0.0.3", "10.0.0.1 10.0.0.3"),
+        ("same-node", "10.0.0.1", "10.0.0.1"),
+        ("local", "10.0.0.1", "10.0.0.1"),
+        ("external-local", "10.0.0.1 10.0.0.3 10.0.0.4 10.0.0.6", "10.0.0.1 10.0.0.3 10.0.0.4 10.0.0.6"),
+    ] {
+        check_candidates(&format!("node n1 za\nsvc 10.96.0.1:80 {flags}{endpoints}"), outside, inside);
+    }
+    for scope in OUTER {
+        check_candidates(
+            &format!("node n1 za\nsvc 192.0.2.1:80 {scope} external-local{endpoints}"),
+            "10.0.0.1",
+            "10.0.0.1 10.0.0.3 10.0.0.4 10.0.0.6",
+        );
+    }
+    check_candidates(&format!("node n1 za\nsvc [fd00::96]:80{endpoints}"), "fd00::1", "fd00::1");
+}
+
+#[test]
+fn without_candidates_a_connection_is_refused_or_dropped() {
+    for (flags, endpoints, outside, inside) in [
+        ("", "", "refuse", "refuse"),
+        ("", "ep 10.0.0.1:80 n1 - unready", "refuse", "refuse"),
+        ("", "ep 10.96.0.1:80 n1 -", "refuse", "refuse"),
+        ("local", "", "refuse", "refuse"),
+        ("local", "ep 10.0.0.1:80 n2 -", "drop", "drop"),
+        ("local", "ep 10.0.0.1:80 - -", "drop", "drop"),
+        ("local", "ep 10.0.0.1:80 n2 - leaving", "drop", "drop"),
+        ("local", "ep 10.0.0.1:80 n2 - unready", "refuse", "refuse"),
+        ("local", "ep 10.0.0.1:80 n2 -\nep 10.0.0.2:80 n1 - leaving", "10.0.0.2", "10.0.0.2"),
+        ("external external-local", "ep 10.0.0.1:80 n2 -", "drop", "10.0.0.1"),
+        ("load-balancer external-local", "ep 10.0.0.1:80 n2 -", "drop", "10.0.0.1"),
+        ("node-port external-local", "ep 10.0.0.1:80 n2 -", "drop", "10.0.0.1"),
+        ("node-port external-local", "ep 10.0.0.1:80 n2 - unready", "refuse", "refuse"),
+        ("node-port external-local", "ep 10.0.0.1:80 n2 - leaving", "drop", "10.0.0.1"),
+        ("node-port local", "ep 10.0.0.1:80 n2 -", "10.0.0.1", "10.0.0.1"),
+    ] {
+        check_candidates(&format!("svc 10.96.0.1:80 {flags}\n{endpoints}"), outside, inside);
+    }
+    // The kernel carries what the router refuses.
+    check_candidates("svc 10.96.0.1:80/sctp\nep 10.0.0.1:80 n1 -", "10.0.0.1", "10.0.0.1");
+}
+
+#[test]
+fn hints_are_not_asked_under_a_policy_or_of_the_last_that_serve() {
+    // Both endpoints are here, and one is hinted to another zone.
+    let here = "
+        ep 10.0.0.1:80 n1 za zone=za
+        ep 10.0.0.2:80 n1 za zone=zb";
+    check_candidates(&format!("node n1 za\nsvc 10.96.0.1:80{here}"), "10.0.0.1", "10.0.0.1");
+    check_candidates(
+        &format!("node n1 za\nsvc 10.96.0.1:80 local{here}"),
+        "10.0.0.1 10.0.0.2",
+        "10.0.0.1 10.0.0.2",
+    );
+    check_candidates(
+        &format!("node n1 za\nsvc 10.96.0.1:80 node-port external-local{here}"),
+        "10.0.0.1 10.0.0.2",
+        "10.0.0.1",
+    );
+    check_candidates(
+        "node n1 za
+         svc 10.96.0.1:80
+         ep 10.0.0.1:80 n1 za leaving zone=za
+         ep 10.0.0.2:80 n1 za leaving zone=zb",
+        "10.0.0.1 10.0.0.2",
+        "10.0.0.1 10.0.0.2",
+    );
+    // Hints of endpoints that are not ready do not count, nor does it when these have none.
+    check_candidates(
+        "node n1 za
+         svc 10.96.0.1:80
+         ep 10.0.0.1:80 n1 za zone=za
+         ep 10.0.0.2:80 n1 za zone=zb
+         ep 10.0.0.3:80 n1 za unready
+         ep 10.0.0.4:80 n1 za leaving",
+        "10.0.0.1",
+        "10.0.0.1",
+    );
+    // Only the hint of one that is not ready is for us.
+    check_candidates(
+        "node n1 za
+         svc 10.96.0.1:80
+         ep 10.0.0.1:80 n1 za zone=zb
+         ep 10.0.0.2:80 n1 za zone=za unready",
+        "10.0.0.1",
+        "10.0.0.1",
+    );
+}
+
+#[test]
+fn hints_for_nodes_then_for_zones_and_those_that_are_for_us_are_alike() {
+    let paths = "\npath n2 lan\npath n3 direct";
+    for (endpoints, expected) in [
+        // KEP-3015: without a hint for this node, those for its zone count.
+        ("ep 10.0.0.1:80 n2 za zone=za node=n2\nep 10.0.0.2:80 n3 zb zone=zb node=n3", "10.0.0.1"),
+        // One without a hint for nodes: zones count.
+        ("ep 10.0.0.1:80 n2 za zone=za node=n1\nep 10.0.0.2:80 n3 zb zone=za", "10.0.0.1 10.0.0.2"),
+        // One without any hint: none counts.
+        ("ep 10.0.0.1:80 n2 za zone=za node=n1\nep 10.0.0.2:80 n3 zb", "10.0.0.1 10.0.0.2"),
+        // Several nodes and zones in one hint.
+        ("ep 10.0.0.1:80 n2 za zone=zb zone=za\nep 10.0.0.2:80 n3 zb zone=zb", "10.0.0.1"),
+    ] {
+        check_candidates(&format!("node n1 za\nsvc 10.96.0.1:80\n{endpoints}{paths}"), expected, expected);
+    }
+    // A node without a zone has no hint for zones.
+    let zones = "ep 10.0.0.1:80 n2 za zone=za\nep 10.0.0.2:80 n3 zb zone=zb";
+    check_candidates(
+        &format!("node n1\nsvc 10.96.0.1:80\n{zones}{paths}"),
+        "10.0.0.1 10.0.0.2",
+        "10.0.0.1 10.0.0.2",
+    );
+    // The hint has the last word where an endpoint of another zone is given to this one (KEP-2433).
+    let given = "ep 10.0.0.1:80 n2 za zone=za\nep 10.0.0.2:80 n3 zb zone=za\nep 10.0.0.3:80 n3 zb zone=zb";
+    check_candidates(
+        &format!("node n1 za\nsvc 10.96.0.1:80 same-zone\n{given}{paths}"),
+        "10.0.0.1 10.0.0.2",
+        "10.0.0.1 10.0.0.2",
+    );
+}
+
+#[test]
+fn a_ready_endpoint_counts_even_while_it_is_deleted() {
+    // publishNotReadyAddresses makes slices say so.
+    let mut world = world("svc 10.96.0.1:80\nep 10.0.0.1:80 n1 - leaving\nep 10.0.0.2:80 n1 - leaving");
+    let frontend = world.frontends[0];
+    let mut entry = world.snapshot.frontend(&frontend).unwrap().clone();
+    let mut service = ServiceEntry::clone(&entry.service);
+    let mut backends = service.ports[0].backends.to_vec();
+    backends[1].ready = true;
+    service.ports[0].backends = backends.into();
+    entry.service = Arc::new(service);
+    world.snapshot.frontends.insert(frontend, entry.clone());
+    let found = candidates(&world.snapshot, &world.paths, &entry, &frontend);
+    let found: Vec<_> = found.backends.iter().map(|it| it.addr.ip().to_string()).collect();
+    assert_eq!(found, ["10.0.0.2"]);
 }
 
 #[test]

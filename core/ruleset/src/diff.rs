@@ -1,79 +1,138 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use edgemesh_mesh::Frontend;
+use edgemesh_mesh::SortedMap;
 
-use crate::{Ruleset, VipRoute};
+use crate::{Chain, Member, Pick, Ruleset, VipRoute, backend, restriction, sets};
 
 /// What brings the kernel from one ruleset to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Patch {
-    /// The rules themselves differ: everything is written anew.
+    /// The chains or the device differ: everything is written anew.
     Replace,
-    /// Only members differ.
+    /// Members, or rules in chains, differ.
     Update(Update),
 }
 
-/// Members to add and to delete.
+/// Members and routes to add and to delete, and chains to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct Update {
-    pub add_frontends: Vec<Frontend>,
-    pub delete_frontends: Vec<Frontend>,
-    pub add_vips: Vec<IpAddr>,
-    pub delete_vips: Vec<IpAddr>,
+    /// Chains to add first, because members lead to them.
+    pub add_picks: Vec<Pick>,
+    /// Chains of which nothing is left to lead to them, to delete last.
+    pub delete_picks: Vec<Pick>,
+    /// Chains that get other rules.
+    pub rewrite: Vec<Chain>,
+    /// Members to delete, in this order.
+    pub delete: Vec<Member>,
+    /// Members to add after that, in this order. A map's element is deleted and added when only its value differs.
+    pub add: Vec<Member>,
+    /// Routes to add.
     pub add_routes: Vec<VipRoute>,
+    /// Routes to delete.
     pub delete_routes: Vec<VipRoute>,
 }
 
 impl Update {
-    /// Whether the sets stay as they are.
-    pub fn sets_unchanged(&self) -> bool {
-        self.add_frontends.is_empty()
-            && self.delete_frontends.is_empty()
-            && self.add_vips.is_empty()
-            && self.delete_vips.is_empty()
+    /// Whether the table stays as it is.
+    pub fn table_unchanged(&self) -> bool {
+        self.add_picks.is_empty()
+            && self.delete_picks.is_empty()
+            && self.rewrite.is_empty()
+            && self.delete.is_empty()
+            && self.add.is_empty()
     }
 
     /// Whether everything stays as it is.
     pub fn is_empty(&self) -> bool {
-        self.sets_unchanged() && self.add_routes.is_empty() && self.delete_routes.is_empty()
+        self.table_unchanged() && self.add_routes.is_empty() && self.delete_routes.is_empty()
     }
 }
 
 impl Ruleset {
-    /// What brings the kernel from `installed` to this ruleset.
+    /// What brings the kernel from `installed` to this ruleset. Costs what the two do not share.
     pub fn diff(&self, installed: &Self) -> Patch {
-        if self.device != installed.device || self.chains != installed.chains {
+        let place = |chain: &Chain| (chain.name.clone(), chain.base);
+        let alike = self.device == installed.device
+            && self.families == installed.families
+            && self.chains.iter().map(place).eq(installed.chains.iter().map(place));
+        if !alike {
             return Patch::Replace;
         }
-        let (add_frontends, delete_frontends) = changes(&self.frontends, &installed.frontends);
-        let (add_vips, delete_vips) = changes(&self.vips, &installed.vips);
-        let (add_routes, delete_routes) = changes(&self.routes, &installed.routes);
-        Patch::Update(Update {
-            add_frontends,
-            delete_frontends,
-            add_vips,
-            delete_vips,
-            add_routes,
-            delete_routes,
-        })
+        let mut update = Update {
+            add_picks: self.picks.keys().filter(|it| !installed.picks.contains_key(it)).copied().collect(),
+            delete_picks: installed.picks.keys().filter(|it| !self.picks.contains_key(it)).copied().collect(),
+            rewrite: self
+                .chains
+                .iter()
+                .zip(&installed.chains)
+                .filter(|(own, other)| own != other)
+                .map(|(own, _)| own.clone())
+                .collect(),
+            ..Update::default()
+        };
+        let (mut wanted, mut present) = (Vec::new(), Vec::new());
+        for frontend in self.frontends.unshared(&installed.frontends) {
+            let (own, other) = (self.frontends.get(frontend), installed.frontends.get(frontend));
+            if own != other {
+                wanted.extend(own.iter().flat_map(|steer| steer.members(*frontend)));
+                present.extend(other.iter().flat_map(|steer| steer.members(*frontend)));
+            }
+        }
+        for key in self.backends.unshared(&installed.backends) {
+            wanted.extend(self.backends.get(key).and_then(|(via, _)| backend(key, *via)));
+            present.extend(installed.backends.get(key).and_then(|(via, _)| backend(key, *via)));
+        }
+        for ip in self.hairpins.unshared(&installed.hairpins) {
+            wanted.extend(self.hairpins.contains_key(ip).then_some(Member::Hairpin(*ip)));
+            present.extend(installed.hairpins.contains_key(ip).then_some(Member::Hairpin(*ip)));
+        }
+        for frontend in self.restricted.unshared(&installed.restricted) {
+            wanted.extend(self.restricted.get(frontend).iter().flat_map(|it| restriction(*frontend, it)));
+            present
+                .extend(installed.restricted.get(frontend).iter().flat_map(|it| restriction(*frontend, it)));
+        }
+        for vip in self.vips.unshared(&installed.vips) {
+            let (own, other) = (self.vips.get(vip), installed.vips.get(vip));
+            if own != other {
+                update.add_routes.extend(own);
+                update.delete_routes.extend(other);
+            }
+            wanted.extend(own.map(|_| Member::Vip(*vip)));
+            present.extend(other.map(|_| Member::Vip(*vip)));
+        }
+        (update.add, update.delete) = differing(wanted, present);
+        Patch::Update(update)
     }
-}
 
-impl Ruleset {
     /// The ruleset without what concerns these virtual addresses.
     #[must_use]
     pub fn without(&self, vips: &BTreeSet<IpAddr>) -> Self {
         let mut rest = self.clone();
-        rest.frontends.retain(|frontend| !vips.contains(&frontend.ip));
-        rest.vips.retain(|vip| !vips.contains(vip));
-        rest.routes.retain(|route| !vips.contains(&route.vip));
+        let frontends: Vec<_> = self.frontends.keys().filter(|it| vips.contains(&it.ip)).copied().collect();
+        for frontend in frontends {
+            rest.withdraw(&frontend);
+        }
+        for vip in vips {
+            rest.vips.remove(vip);
+        }
+        rest.restricted = kept(&self.restricted, |frontend| !vips.contains(&frontend.ip));
         rest
     }
 }
 
-/// Members to add to, and to delete from, `installed`.
-fn changes<T: Copy + Ord>(wanted: &BTreeSet<T>, installed: &BTreeSet<T>) -> (Vec<T>, Vec<T>) {
-    (wanted.difference(installed).copied().collect(), installed.difference(wanted).copied().collect())
+fn kept<K: Ord + Clone, V: Clone>(map: &SortedMap<K, V>, keep: impl Fn(&K) -> bool) -> SortedMap<K, V> {
+    map.iter().filter(|(key, _)| keep(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Members to add, and to delete in an order that leaves none relying on what is gone.
+fn differing(mut wanted: Vec<Member>, mut present: Vec<Member>) -> (Vec<Member>, Vec<Member>) {
+    let has = |members: &[Member]| members.iter().copied().collect::<HashSet<_>>();
+    let (known_wanted, known_present) = (has(&wanted), has(&present));
+    wanted.retain(|member| !known_present.contains(member));
+    present.retain(|member| !known_wanted.contains(member));
+    sets::sort(&mut wanted);
+    sets::sort(&mut present);
+    present.reverse();
+    (wanted, present)
 }

@@ -1,23 +1,35 @@
 //! Compiles a snapshot into kernel rules as one comparable value.
 //!
-//! One table `inet edgemesh` leads packets to a frontend to the one listener (TPROXY) and refuses packets to a virtual
-//! address that is no frontend; a `local` route for every virtual address makes the host take its packets without any
-//! other route. `Ruleset::compile` says what should be, `Ruleset::diff` what to change, `render` prints it; carrying
-//! it out is `edgemesh-intercept`'s.
+//! One table `inet edgemesh` translates connections to endpoints that the kernel reaches (DNAT from maps), leads the
+//! others to the one listener (TPROXY), and refuses packets to a virtual address that is no frontend; a `local` route
+//! for every virtual address makes the host take its packets without any other route. `Ruleset::compile` says what
+//! should be, `Ruleset::diff` what to change, `render` prints it; carrying it out is `edgemesh-intercept`'s.
 
 mod compile;
 mod diff;
 pub mod render;
+
 mod rules;
+mod sets;
+mod steer;
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
-use edgemesh_mesh::{Frontend, ServiceId};
+use edgemesh_api::Protocol;
+use edgemesh_mesh::{Frontend, ServiceId, SortedMap};
+use edgemesh_route::Via;
+use ipnet::IpNet;
 
 pub use diff::{Patch, Update};
-pub use rules::{Action, Chain, Family, Hook, L4, Match, Rule, Side};
+pub use rules::{
+    Action, Base, Chain, ChainType, Family, Hook, Key, L4, Match, Pick, Rule, Side, masquerade_chain,
+};
+pub use sets::{Member, Population, SetKind};
+pub use steer::{MAX_SLOTS, Spread, Steer};
 
 /// The table, in family `inet`.
 pub const TABLE: &str = "edgemesh";
@@ -38,6 +50,10 @@ pub const LISTEN_PORT: u16 = 15_001;
 /// Most frontends the kernel is given. Look-ups cost the same up to here (measured); a cluster has at most 10,000
 /// Services (Kubernetes scalability thresholds), each with a few ports and two families.
 pub const MAX_FRONTENDS: usize = 100_000;
+
+/// Most sessions of clients with session affinity, in each family: nft's own bound for sets that packets fill. Past it,
+/// new clients get an endpoint and no session.
+pub const MAX_SESSIONS: u32 = 65_535;
 
 /// An address of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,15 +98,24 @@ pub struct RulesetSettings {
     pub port: u16,
     /// The device.
     pub device: Device,
-    /// Addresses the host owns: a Service that claims one of them is refused.
-    pub host_addresses: BTreeSet<IpAddr>,
     /// Whether the host has IPv6; where it is switched off, IPv6 rules and routes would not load.
     pub ipv6: bool,
+    /// Whether the kernel translates connections to endpoints that it reaches; otherwise all go to the listener.
+    pub kernel_path: bool,
+    /// Addresses of the host at which node ports are open; all but loopback and link-local ones when empty
+    /// (kube-proxy's `nodePortAddresses`).
+    pub node_port_addresses: Vec<IpNet>,
 }
 
 impl Default for RulesetSettings {
     fn default() -> Self {
-        Self { port: LISTEN_PORT, device: Device::default(), host_addresses: BTreeSet::new(), ipv6: true }
+        Self {
+            port: LISTEN_PORT,
+            device: Device::default(),
+            ipv6: true,
+            kernel_path: true,
+            node_port_addresses: Vec::new(),
+        }
     }
 }
 
@@ -155,19 +180,65 @@ impl fmt::Display for Refused {
     }
 }
 
-/// All that the agent wants from the kernel.
+/// All that the agent wants from the kernel. Copies, and rulesets that follow each other, share what is equal in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
     /// The device.
     pub device: Device,
-    /// The chains with their rules: what depends on the settings only.
+    /// Families that have rules.
+    pub families: &'static [Family],
+    /// The chains that depend on the settings, the host, and which sets have elements.
     pub chains: Vec<Chain>,
-    /// What leads to the listener: frontends with an endpoint to try.
-    pub frontends: BTreeSet<Frontend>,
-    /// Every virtual address; what is no frontend of it is refused.
-    pub vips: BTreeSet<IpAddr>,
-    /// One for each virtual address.
-    pub routes: BTreeSet<VipRoute>,
+    /// What becomes of new connections, for every frontend with an endpoint; at addresses of the host, also for those
+    /// without.
+    pub frontends: SortedMap<Frontend, Steer>,
+    /// How many elements the sets have that frontends make.
+    pub population: Population,
+    /// The chains that pick endpoints, with how many frontends use each.
+    pub picks: BTreeMap<Pick, u32>,
+    /// Endpoints the kernel translates to, with how many frontends use each.
+    pub backends: SortedMap<(SocketAddr, Protocol), (Via, u32)>,
+    /// Addresses of Pods of this node among them, with how many endpoints each has.
+    pub hairpins: SortedMap<IpAddr, u32>,
+    /// Every virtual address with its route; what is no frontend of it is refused.
+    pub vips: SortedMap<IpAddr, VipRoute>,
+    /// Frontends that take connections from these sources only.
+    pub restricted: SortedMap<Frontend, Arc<[IpNet]>>,
     /// Virtual addresses that are not installed, and why.
     pub refused: Vec<Refused>,
+}
+
+impl Ruleset {
+    /// Every chain: those that depend on the settings, and those that pick.
+    pub fn all_chains(&self) -> impl Iterator<Item = Cow<'_, Chain>> {
+        let picks = self.picks.keys().map(|pick| Cow::Owned(pick.chain(self.families)));
+        picks.chain(self.chains.iter().map(Cow::Borrowed))
+    }
+
+    /// Every element of every set and map, in the order of [`SetKind::ALL`], then by key.
+    pub fn members(&self) -> Vec<Member> {
+        let mut members: Vec<Member> = Vec::with_capacity(self.frontends.len() * 4);
+        for (frontend, steer) in &self.frontends {
+            members.extend(steer.members(*frontend));
+        }
+        members.extend(self.vips.keys().map(|vip| Member::Vip(*vip)));
+        members.extend(self.backends.iter().filter_map(|(key, (via, _))| backend(key, *via)));
+        members.extend(self.hairpins.keys().map(|ip| Member::Hairpin(*ip)));
+        for (frontend, ranges) in &self.restricted {
+            members.extend(restriction(*frontend, ranges));
+        }
+        sets::sort(&mut members);
+        members
+    }
+}
+
+/// The element of an endpoint; none where its clients are never masqueraded.
+pub(crate) fn backend((addr, protocol): &(SocketAddr, Protocol), via: Via) -> Option<Member> {
+    masquerade_chain(via).map(|_| Member::Backend(*addr, *protocol, via))
+}
+
+pub(crate) fn restriction(frontend: Frontend, ranges: &[IpNet]) -> Vec<Member> {
+    let own = ranges.iter().filter(|range| range.addr().is_ipv4() == frontend.ip.is_ipv4());
+    let allowed = own.map(|range| Member::Allowed(frontend, range.trunc()));
+    std::iter::once(Member::Restricted(frontend)).chain(allowed).collect()
 }

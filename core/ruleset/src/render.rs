@@ -1,15 +1,18 @@
 //! The ruleset as text.
 
-use std::fmt::Write;
-use std::net::IpAddr;
+use std::fmt::{self, Write};
+use std::net::SocketAddr;
 
 use edgemesh_api::Protocol;
 use edgemesh_mesh::Frontend;
 
-use crate::{Action, Chain, Family, Hook, L4, Match, ROUTE_PROTOCOL, Rule, Ruleset, Side, TABLE, VipRoute};
+use crate::{
+    Action, Chain, ChainType, Family, Hook, Key, L4, Match, Member, ROUTE_PROTOCOL, Rule, Ruleset, SetKind,
+    Side, TABLE, VipRoute, masquerade_chain,
+};
 
 /// The table as `nft -f` takes it, replacing one that is there; the routes and the device as comments, in the words
-/// of `ip`.
+/// of `ip`. Sessions are comments too: their rules use registers in a way that nft has no words for.
 pub fn nft(ruleset: &Ruleset) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
@@ -17,26 +20,26 @@ pub fn nft(ruleset: &Ruleset) -> String {
     text
 }
 
-fn write_nft(out: &mut String, ruleset: &Ruleset) -> std::fmt::Result {
+fn write_nft(out: &mut String, ruleset: &Ruleset) -> fmt::Result {
     writeln!(out, "# ip link add {} type bridge", ruleset.device.name)?;
     for address in &ruleset.device.addresses {
         let nodad = if address.addr.is_ipv6() { " nodad" } else { "" };
         writeln!(out, "# ip address add {address} dev {}{nodad}", ruleset.device.name)?;
     }
-    for route in &ruleset.routes {
+    for route in ruleset.vips.values() {
         writeln!(out, "# {}", route_line(route))?;
     }
     writeln!(out, "table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{")?;
-    for family in Family::ALL {
-        let address = address_type(family);
-        let frontends = ruleset.frontends.iter().filter(|frontend| Family::of(frontend.ip) == family);
-        let kind = format!("{address} . inet_proto . inet_service");
-        write_set(out, family.frontends(), &kind, frontends.map(frontend_element))?;
-        let vips = ruleset.vips.iter().filter(|vip| Family::of(**vip) == family);
-        write_set(out, family.vips(), address, vips.map(IpAddr::to_string))?;
+    // A map of verdicts needs the chains it leads to; nft reads the whole before it sends it.
+    let members = ruleset.members();
+    for &family in ruleset.families {
+        for set in SetKind::ALL {
+            let own = members.iter().filter(|it| it.set() == set && it.family() == family);
+            write_set(out, set, family, own)?;
+        }
     }
-    for chain in &ruleset.chains {
-        write_chain(out, chain)?;
+    for chain in ruleset.all_chains() {
+        write_chain(out, &chain)?;
     }
     writeln!(out, "}}")
 }
@@ -47,48 +50,112 @@ fn route_line(route: &VipRoute) -> String {
     format!("ip route add local {vip} dev lo table local proto {ROUTE_PROTOCOL}{source}")
 }
 
-fn address_type(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ipv4_addr",
-        Family::V6 => "ipv6_addr",
+fn set_type(set: SetKind, family: Family) -> String {
+    let (address, ip) = match family {
+        Family::V4 => ("ipv4_addr", "ip"),
+        Family::V6 => ("ipv6_addr", "ip6"),
+    };
+    let frontend = format!("{address} . inet_proto . inet_service");
+    match set {
+        SetKind::Proxied
+        | SetKind::Mixed
+        | SetKind::Dropped
+        | SetKind::Inside
+        | SetKind::Rejected
+        | SetKind::Restricted => {
+            format!("set {}|type {frontend}", set.name(family))
+        }
+        SetKind::Vips => format!("set {}|type {address}", set.name(family)),
+        SetKind::Hairpins => format!("set {}|type {address} . {address}", set.name(family)),
+        SetKind::Live => format!("set {}|type {frontend} . {address} . inet_service", set.name(family)),
+        SetKind::Allowed => format!("set {}|type {frontend} . {address}|flags interval", set.name(family)),
+        SetKind::Services | SetKind::Backends => {
+            format!("map {}|type {frontend} : verdict", set.name(family))
+        }
+        SetKind::Endpoints => format!(
+            "map {}|typeof {ip} daddr . meta l4proto . th dport . numgen random mod 65536 : {ip} daddr . th dport",
+            set.name(family)
+        ),
+        SetKind::Sessions => format!(
+            "map {}|typeof {ip} saddr . {ip} daddr . meta l4proto . th dport : {ip} daddr . th dport|size {}|flags dynamic,timeout",
+            set.name(family),
+            crate::MAX_SESSIONS
+        ),
     }
 }
 
-fn frontend_element(frontend: &Frontend) -> String {
-    let protocol = match frontend.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Sctp => "sctp",
-    };
-    format!("{} . {protocol} . {}", frontend.ip, frontend.port)
-}
-
-fn write_set(
+fn write_set<'a>(
     out: &mut String,
-    name: &str,
-    kind: &str,
-    elements: impl Iterator<Item = String>,
-) -> std::fmt::Result {
-    writeln!(out, "\tset {name} {{\n\t\ttype {kind}")?;
-    let mut elements = elements.peekable();
-    if elements.peek().is_some() {
+    set: SetKind,
+    family: Family,
+    members: impl Iterator<Item = &'a Member>,
+) -> fmt::Result {
+    let head = set_type(set, family);
+    let mut lines = head.split('|');
+    writeln!(out, "\t{} {{", lines.next().unwrap_or_default())?;
+    for line in lines {
+        writeln!(out, "\t\t{line}")?;
+    }
+    let mut members = members.peekable();
+    if members.peek().is_some() {
         writeln!(out, "\t\telements = {{")?;
-        for element in elements {
-            writeln!(out, "\t\t\t{element},")?;
+        for member in members {
+            writeln!(out, "\t\t\t{},", element(member))?;
         }
         writeln!(out, "\t\t}}")?;
     }
     writeln!(out, "\t}}\n")
 }
 
-fn write_chain(out: &mut String, chain: &Chain) -> std::fmt::Result {
-    let hook = match chain.hook {
-        Hook::Prerouting => "prerouting",
-        Hook::Input => "input",
-        Hook::Output => "output",
-    };
+fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    }
+}
+
+fn element(member: &Member) -> String {
+    let key = |it: &Frontend| format!("{} . {} . {}", it.ip, protocol_name(it.protocol), it.port);
+    let end = |addr: &SocketAddr| format!("{} . {}", addr.ip(), addr.port());
+    match member {
+        Member::Proxied(it)
+        | Member::Mixed(it)
+        | Member::Dropped(it)
+        | Member::Inside(it)
+        | Member::Rejected(it)
+        | Member::Restricted(it) => key(it),
+        Member::Service(it, pick) => format!("{} : goto {}", key(it), pick.chain_name()),
+        Member::Endpoint(it, slot, addr) => format!("{} . {slot} : {}", key(it), end(addr)),
+        Member::Live(it, addr) => format!("{} . {}", key(it), end(addr)),
+        Member::Vip(ip) => ip.to_string(),
+        Member::Backend(addr, protocol, via) => format!(
+            "{} . {} . {} : goto {}",
+            addr.ip(),
+            protocol_name(*protocol),
+            addr.port(),
+            masquerade_chain(*via).unwrap_or_default()
+        ),
+        Member::Hairpin(ip) => format!("{ip} . {ip}"),
+        Member::Allowed(it, range) => format!("{} . {range}", key(it)),
+    }
+}
+
+fn write_chain(out: &mut String, chain: &Chain) -> fmt::Result {
     writeln!(out, "\tchain {} {{", chain.name)?;
-    writeln!(out, "\t\ttype filter hook {hook} priority {}; policy accept;", chain.priority)?;
+    if let Some(base) = chain.base {
+        let kind = match base.kind {
+            ChainType::Filter => "filter",
+            ChainType::Nat => "nat",
+        };
+        let hook = match base.hook {
+            Hook::Prerouting => "prerouting",
+            Hook::Input => "input",
+            Hook::Output => "output",
+            Hook::Postrouting => "postrouting",
+        };
+        writeln!(out, "\t\ttype {kind} hook {hook} priority {}; policy accept;", base.priority)?;
+    }
     for rule in &chain.rules {
         writeln!(out, "\t\t{}", rule_line(rule))?;
     }
@@ -100,29 +167,73 @@ fn rule_line(rule: &Rule) -> String {
         Family::V4 => "ip",
         Family::V6 => "ip6",
     };
-    let mut words: Vec<String> = rule.matches.iter().map(|it| match_words(*it, rule.family, ip)).collect();
-    words.push(match rule.action {
+    let mut words = Vec::new();
+    // Nothing else in these rules tells the family.
+    if !rule.matches.iter().any(|it| matches!(it, Match::In(..) | Match::NotIn(..) | Match::SourceIn(_))) {
+        words.push(format!("meta nfproto {}", if ip == "ip" { "ipv4" } else { "ipv6" }));
+    }
+    words.extend(rule.matches.iter().map(|it| match_words(*it, rule.family, ip)));
+    words.push(action_words(rule.action, rule.family, ip));
+    words.push(format!("comment \"{}\"", rule.comment));
+    let line = words.join(" ");
+    match rule.action {
+        Action::Resume(_) | Action::Forget | Action::Begin(..) => format!("# {line}"),
+        _ => line,
+    }
+}
+
+fn action_words(action: Action, family: Family, ip: &str) -> String {
+    let frontend = format!("{ip} daddr . meta l4proto . th dport");
+    let slot = |slots: u16| {
+        format!("{frontend} . numgen random mod {slots} map @{}", SetKind::Endpoints.name(family))
+    };
+    let any = "meta l4proto { tcp, udp, sctp }";
+    match action {
         Action::Notrack => "notrack".to_owned(),
         Action::Tproxy(listener) => format!("tproxy {ip} to {listener} accept"),
+        Action::Accept => "accept".to_owned(),
         Action::Drop => "drop".to_owned(),
         Action::TcpReset => "reject with tcp reset".to_owned(),
         Action::PortUnreachable => "reject with icmpx type port-unreachable".to_owned(),
-    });
-    words.push(format!("comment \"{}\"", rule.comment));
-    words.join(" ")
+        Action::ByFrontend => format!("{frontend} vmap @{}", SetKind::Services.name(family)),
+        Action::ByBackend => format!("{frontend} vmap @{}", SetKind::Backends.name(family)),
+        Action::Claim => format!("{any} dnat {ip} to {ip} daddr : th dport"),
+        Action::Resume(timeout) => {
+            format!("dnat {ip} to session of {ip} saddr . {frontend} renewed for {timeout}s")
+        }
+        Action::Forget => {
+            format!("delete @{} {{ {ip} saddr . {frontend} }}", SetKind::Sessions.name(family))
+        }
+        Action::Begin(slots, timeout) => {
+            format!("dnat {ip} addr . port to {} and keep the session for {timeout}s", slot(slots))
+        }
+        Action::Translate(slots) => format!("{any} dnat {ip} addr . port to {}", slot(slots)),
+        Action::Masquerade => "masquerade".to_owned(),
+    }
 }
 
 fn match_words(it: Match, family: Family, ip: &str) -> String {
-    let frontends = family.frontends();
+    let key_words = |key| match key {
+        Key::Frontend(Side::Destination) => format!("{ip} daddr . meta l4proto . th dport"),
+        Key::Frontend(Side::Source) => format!("{ip} saddr . meta l4proto . th sport"),
+        Key::Destination => format!("{ip} daddr"),
+        Key::Hairpin => format!("{ip} saddr . {ip} daddr"),
+        Key::FrontendAndSource => format!("{ip} daddr . meta l4proto . th dport . {ip} saddr"),
+    };
     match it {
         Match::Is(l4) => format!("meta l4proto {}", protocol(l4)),
         Match::IsNot(l4) => format!("meta l4proto != {}", protocol(l4)),
+        Match::FromLoopback => "iif \"lo\"".to_owned(),
         Match::NotFromLoopback => "iif != \"lo\"".to_owned(),
-        Match::ToVip => format!("{ip} daddr @{}", family.vips()),
-        Match::Frontend(Side::Destination) => format!("{ip} daddr . meta l4proto . th dport @{frontends}"),
-        Match::Frontend(Side::Source) => format!("{ip} saddr . meta l4proto . th sport @{frontends}"),
-        Match::NotToFrontend => format!("{ip} daddr . meta l4proto . th dport != @{frontends}"),
+        Match::In(set, key) => format!("{} @{}", key_words(key), set.name(family)),
+        Match::NotIn(set, key) => format!("{} != @{}", key_words(key), set.name(family)),
         Match::Syn => "tcp flags & (fin | syn | rst | ack) == syn".to_owned(),
+        Match::Tracked => "ct state established,new".to_owned(),
+        Match::Translated => "ct status dnat".to_owned(),
+        Match::FromHost => "fib saddr type local".to_owned(),
+        Match::SourceIn(range) => format!("{ip} saddr {range}"),
+        Match::DestinationIn(range) => format!("{ip} daddr {range}"),
+        Match::Chance(share) => format!("numgen random mod 256 < {share}"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! One connection: its kind, its pulse, what is open on it.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use edgemesh_mesh::Path;
@@ -76,6 +77,11 @@ impl Connection {
 
     pub(crate) fn path(&self) -> Path {
         self.kind.path()
+    }
+
+    /// The peer's address, where it is one of a subnet of the own node.
+    pub(crate) fn lan_address(&self) -> Option<IpAddr> {
+        (self.kind == LinkKind::Lan).then(|| self.address.ip()).flatten()
     }
 
     pub(crate) fn relayed(&self) -> bool {

@@ -157,7 +157,7 @@ pub enum Answer {
 }
 
 /// Codes are part of the protocol: never reuse one.
-const ANSWERS: [(u8, Answer); 16] = [
+const ANSWERS: [(u8, Answer); 17] = [
     (0, Answer::Accepted),
     (1, Answer::NotAdmitted(RejectReason::UnknownFrontend)),
     (2, Answer::NotAdmitted(RejectReason::NoEndpoints)),
@@ -165,6 +165,7 @@ const ANSWERS: [(u8, Answer); 16] = [
     (4, Answer::NotAdmitted(RejectReason::NotAnEndpoint)),
     (5, Answer::NotAdmitted(RejectReason::UnsupportedProtocol)),
     (6, Answer::NotAdmitted(RejectReason::Overloaded)),
+    (7, Answer::NotAdmitted(RejectReason::SourceNotAllowed)),
     (16, Answer::Dial(DialError::Refused)),
     (17, Answer::Dial(DialError::Timeout)),
     (18, Answer::Dial(DialError::Unreachable)),

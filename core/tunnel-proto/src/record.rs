@@ -1,6 +1,7 @@
 //! The signed word of a peer about itself.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use edgemesh_api::Name;
@@ -69,6 +70,16 @@ impl Address {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The IP address it begins with.
+    pub fn ip(&self) -> Option<IpAddr> {
+        let mut parts = self.0.split('/').skip(1);
+        match parts.next()? {
+            "ip4" => parts.next()?.parse().ok().map(IpAddr::V4),
+            "ip6" => parts.next()?.parse().ok().map(IpAddr::V6),
+            _ => None,
+        }
     }
 }
 

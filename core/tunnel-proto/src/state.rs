@@ -599,8 +599,10 @@ impl TunnelState {
                 continue;
             }
             let best = self.directory.peer_of(&node).and_then(|peer| self.best_of(self.peers.get(peer)?));
-            let path = best.map_or(NodePath { path: Path::Unreachable, rtt: None }, |(_, connection)| {
-                NodePath { path: connection.path(), rtt: connection.rtt }
+            let path = best.map_or(NodePath::new(Path::Unreachable), |(_, connection)| NodePath {
+                path: connection.path(),
+                rtt: connection.rtt,
+                lan_address: connection.lan_address(),
             });
             paths.nodes.insert(node, path);
         }

@@ -88,6 +88,7 @@ fn answers() {
         RejectReason::UnknownFrontend,
         RejectReason::NoEndpoints,
         RejectReason::NoLocalEndpoints,
+        RejectReason::SourceNotAllowed,
         RejectReason::NotAnEndpoint,
         RejectReason::UnsupportedProtocol,
         RejectReason::Overloaded,

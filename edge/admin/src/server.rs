@@ -165,7 +165,7 @@ async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<tokio::net::Tc
 }
 
 /// Running out of descriptors passes; spinning on it would not help it to.
-async fn accept_failed(error: &io::Error) {
+pub(crate) async fn accept_failed(error: &io::Error) {
     tracing::debug!(%error, "admin accept failed");
     tokio::time::sleep(Duration::from_millis(100)).await;
 }

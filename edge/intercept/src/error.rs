@@ -73,7 +73,11 @@ fn module(expression: &str) -> Option<&'static str> {
     match expression {
         "tproxy" => Some("nft_tproxy"),
         "reject" => Some("nft_reject_inet"),
-        "notrack" => Some("nft_ct"),
+        "notrack" | "ct" => Some("nft_ct"),
+        "nat" => Some("nft_nat"),
+        "masq" => Some("nft_masq"),
+        "numgen" => Some("nft_numgen"),
+        "fib" => Some("nft_fib_inet"),
         _ => None,
     }
 }

@@ -1,16 +1,19 @@
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use edgemesh_net::netlink::nft::{Batch, Committed, Nft};
+use edgemesh_mesh::{Frontend, HostFacts};
+use edgemesh_net::netlink::NetlinkError;
+use edgemesh_net::netlink::nft::{Committed, Element, Nft};
 use edgemesh_net::netlink::rt::Handle;
-use edgemesh_ruleset::{Device, Patch, Ruleset, RulesetSettings, VipRoute};
+use edgemesh_ruleset::{Device, Patch, Ruleset, RulesetSettings, Steer, Update, VipRoute};
 
 use crate::cleanup::{self, CleanupReport};
+use crate::flows::{self, Stale};
 use crate::readback::{Baseline, differences};
-use crate::{InterceptError, device, routes, table};
+use crate::{InterceptError, device, facts, routes, table};
 
 /// Somebody who fights us over the table would otherwise fill the log at the pace of the periodic check: one warning a
 /// minute is enough to notice, and each says how many were held back.
@@ -67,10 +70,14 @@ pub struct Interceptor {
     bridge_netfilter: bool,
     /// The routes that are there.
     routes: BTreeSet<VipRoute>,
+    /// Somebody else has, or changed, some of them.
+    routes_in_doubt: bool,
     /// Virtual addresses of others, as told last.
     taken: BTreeSet<IpAddr>,
     warned: Option<Instant>,
     held_back: u32,
+    /// The kernel does not list tracked connections.
+    no_conntrack: bool,
 }
 
 #[derive(Debug)]
@@ -88,6 +95,8 @@ struct Written {
     committed: Committed,
     /// The kernel's count of changes if nobody else makes any.
     generation: Option<u32>,
+    /// Whether rules were written, and not only members.
+    rules: bool,
 }
 
 impl Written {
@@ -95,12 +104,13 @@ impl Written {
         change: Change::Unchanged,
         committed: Committed { transactions: 0, bytes: 0 },
         generation: None,
+        rules: false,
     };
 }
 
 impl Interceptor {
     /// Makes the device with its addresses, in place of what a dead predecessor left; table and routes stay as they are
-    /// until the first [`Interceptor::apply`], so that a restart interrupts nothing. `settings` needs no host addresses.
+    /// until the first [`Interceptor::apply`], so that a restart interrupts nothing.
     pub fn install(settings: RulesetSettings) -> Result<Self, InterceptError> {
         let mut rt = Handle::open()?;
         let mut nft = Nft::open().map_err(no_nftables)?;
@@ -119,16 +129,22 @@ impl Interceptor {
             table: None,
             bridge_netfilter: false,
             routes,
+            routes_in_doubt: true,
             taken: BTreeSet::new(),
             warned: None,
             held_back: 0,
+            no_conntrack: false,
         })
     }
 
-    /// The settings to compile a ruleset with, as the host is now: with the addresses it owns.
-    pub fn settings(&mut self) -> Result<RulesetSettings, InterceptError> {
-        self.settings.host_addresses = device::host_addresses(&mut self.rt, &self.settings.device)?.collect();
-        Ok(self.settings.clone())
+    /// The settings to compile a ruleset with.
+    pub fn settings(&self) -> &RulesetSettings {
+        &self.settings
+    }
+
+    /// What the host is at the moment. Its pod ranges are those that its devices show; the Node object may have more.
+    pub fn facts(&mut self) -> Result<HostFacts, InterceptError> {
+        Ok(facts::read(&mut self.rt, &mut self.nft, &self.settings.device.name)?)
     }
 
     /// Brings the kernel to the ruleset and reads it back. Rules come before the routes they are for and go after them,
@@ -142,14 +158,22 @@ impl Interceptor {
             true => Cow::Borrowed(ruleset),
             false => Cow::Owned(ruleset.without(&clash)),
         };
-        let delete: Vec<VipRoute> = self.routes.difference(&ruleset.routes).copied().collect();
+        let vips_as_before = !self.routes_in_doubt
+            && self.table.as_ref().is_some_and(|it| it.ruleset.vips.unshared(&ruleset.vips).is_empty());
+        let (mut delete, mut add) = (Vec::new(), Vec::new());
+        if !vips_as_before {
+            let wanted: BTreeSet<VipRoute> = ruleset.vips.values().copied().collect();
+            delete.extend(self.routes.difference(&wanted).copied());
+            add.extend(wanted.difference(&self.routes).copied());
+        }
         for route in &delete {
             routes::delete(&mut self.rt, lo, *route)?;
             self.routes.remove(route);
         }
         let written = self.write(&ruleset)?;
         let repaired = self.settle(&ruleset, written)?;
-        let (added, foreign) = self.add_routes(lo, &ruleset)?;
+        let (added, foreign) = self.add_routes(lo, add)?;
+        self.routes_in_doubt = !foreign.is_empty();
         let applied = Applied {
             change: if repaired.is_empty() { written.change } else { Change::Replaced },
             transactions: written.committed.transactions,
@@ -172,14 +196,13 @@ impl Interceptor {
     fn clash(&mut self, ruleset: &Ruleset) -> Result<BTreeSet<IpAddr>, InterceptError> {
         let mut owned: BTreeSet<IpAddr> =
             device::host_addresses(&mut self.rt, &self.settings.device)?.collect();
-        owned.retain(|addr| ruleset.vips.contains(addr));
+        owned.retain(|addr| ruleset.vips.contains_key(addr));
         Ok(owned)
     }
 
-    fn add_routes(&mut self, lo: u32, ruleset: &Ruleset) -> Result<(usize, Vec<IpAddr>), InterceptError> {
+    fn add_routes(&mut self, lo: u32, add: Vec<VipRoute>) -> Result<(usize, Vec<IpAddr>), InterceptError> {
         let mut added = 0;
         let mut foreign = Vec::new();
-        let add: Vec<VipRoute> = ruleset.routes.difference(&self.routes).copied().collect();
         for route in add {
             if routes::add(&mut self.rt, lo, route)? {
                 self.routes.insert(route);
@@ -228,6 +251,7 @@ impl Interceptor {
         let missing = self.routes.difference(&present).count();
         let foreign = present.difference(&self.routes).count();
         self.routes = present;
+        self.routes_in_doubt = true;
         let changed = missing + foreign > 0;
         Ok(changed.then(|| format!("{missing} routes are not there and {foreign} are not ours")))
     }
@@ -241,6 +265,15 @@ impl Interceptor {
             self.rt.delete_link(link.index)?;
         }
         Ok(())
+    }
+
+    /// Ends and leaves everything as it is: the kernel goes on translating, and clients of the listener try again until
+    /// somebody listens.
+    pub fn leave(self) {
+        tracing::info!(
+            device = self.settings.device.name,
+            "the kernel's rules stay; `edgemesh cleanup` removes them"
+        );
     }
 
     /// Removes routes, table and device.
@@ -264,17 +297,22 @@ impl Interceptor {
         if let Some(installed) = &self.table
             && let Patch::Update(update) = ruleset.diff(&installed.ruleset)
         {
-            if update.sets_unchanged() {
+            if update.table_unchanged() {
                 return Ok(Written::NOTHING);
             }
             let known = self.nft.generation()? == installed.generation;
-            let mut batch = Batch::new();
-            table::delete(&mut batch, update.delete_frontends.iter(), update.delete_vips.iter().copied());
-            table::add(&mut batch, update.add_frontends.iter(), update.add_vips.iter().copied());
-            match self.nft.commit(&batch) {
+            let before = installed.generation;
+            let stale = Stale::of(&update);
+            match self.update(ruleset, &update) {
                 Ok(committed) => {
-                    let generation = known.then(|| installed.generation.wrapping_add(1));
-                    return Ok(Written { change: Change::Updated, committed, generation });
+                    self.forget(|| flows::forget(&stale), stale.is_empty());
+                    // The kernel counts transactions.
+                    let count = u32::try_from(committed.transactions).unwrap_or(u32::MAX);
+                    let generation = known.then(|| before.wrapping_add(count));
+                    let rules = !(update.add_picks.is_empty()
+                        && update.rewrite.is_empty()
+                        && update.delete_picks.is_empty());
+                    return Ok(Written { change: Change::Updated, committed, generation, rules });
                 }
                 // Somebody took away what the update builds on.
                 Err(error) if error.is_missing() => self.warn(&[error.to_string()]),
@@ -285,13 +323,57 @@ impl Interceptor {
             }
         }
         let committed = self.replace(ruleset)?;
-        Ok(Written { change: Change::Replaced, committed, generation: None })
+        let known = |frontend: &Frontend| match ruleset.frontends.get(frontend) {
+            Some(Steer::Kernel(spread)) => Some(spread.endpoints.iter().map(|(addr, _)| *addr).collect()),
+            Some(Steer::Proxy) => Some(HashSet::new()),
+            _ => None,
+        };
+        self.forget(|| flows::forget_strays(known), ruleset.frontends.is_empty());
+        Ok(Written { change: Change::Replaced, committed, generation: None, rules: true })
     }
 
+    /// Forgets connections that the rules no longer make. Without it clients are led astray for some minutes at most, so
+    /// a kernel that cannot is told of, and is no reason to give up.
+    fn forget(&mut self, forget: impl FnOnce() -> Result<usize, NetlinkError>, nothing: bool) {
+        if nothing || self.no_conntrack {
+            return;
+        }
+        match forget() {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!(count, "UDP connections to endpoints that are gone are forgotten"),
+            Err(error) if error.is_unsupported() => {
+                self.no_conntrack = true;
+                tracing::warn!(%error, "UDP clients of an endpoint that goes away are led to it until they pause");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "UDP connections to endpoints that are gone are not forgotten")
+            }
+        }
+    }
+
+    fn update(&mut self, ruleset: &Ruleset, update: &Update) -> Result<Committed, NetlinkError> {
+        let mut committed = self.nft.commit(&table::update(ruleset.families, update))?;
+        let rest = table::delete_picks(update);
+        if !rest.is_empty() {
+            let more = self.nft.commit(&rest)?;
+            committed.transactions += more.transactions;
+            committed.bytes += more.bytes;
+        }
+        Ok(committed)
+    }
+
+    /// Clients keep their sessions, whoever wrote the table that stands.
     fn replace(&mut self, ruleset: &Ruleset) -> Result<Committed, InterceptError> {
+        let sessions = self.sessions(ruleset);
         self.table = None;
         self.bridge_netfilter = bridge_netfilter();
-        Ok(self.nft.commit(&table::replace(ruleset))?)
+        Ok(self.nft.commit(&table::replace(ruleset, &sessions))?)
+    }
+
+    /// The sessions in the kernel; none where there is no table, or one of another version.
+    fn sessions(&mut self, ruleset: &Ruleset) -> Vec<(&'static str, Vec<Element>)> {
+        let maps: Vec<&'static str> = table::session_maps(ruleset).collect();
+        maps.into_iter().filter_map(|map| Some((map, self.nft.elements(table::OURS, map).ok()?))).collect()
     }
 
     /// Reads the table back, and writes it anew if it is not as written; returns how it differed.
@@ -299,9 +381,9 @@ impl Interceptor {
         if written.change == Change::Unchanged {
             return Ok(Vec::new());
         }
-        let mut baseline = self.table.take().map(|table| table.baseline);
+        let mut baseline = self.table.take().map(|table| table.baseline).filter(|_| !written.rules);
         let mut generation = self.nft.generation()?;
-        let large = ruleset.frontends.len() + ruleset.vips.len() > READ_BACK_ALWAYS;
+        let large = ruleset.frontends.len() + ruleset.backends.len() + ruleset.vips.len() > READ_BACK_ALWAYS;
         let found = match large && written.generation == Some(generation) {
             true => Vec::new(),
             false => differences(&mut self.nft, ruleset, baseline.as_ref())?,
@@ -341,6 +423,6 @@ fn bridge_netfilter() -> bool {
     Path::new(BRIDGE_NETFILTER).exists()
 }
 
-fn no_nftables(error: edgemesh_net::netlink::NetlinkError) -> InterceptError {
+fn no_nftables(error: NetlinkError) -> InterceptError {
     if error.is_unsupported() { InterceptError::NoNftables } else { error.into() }
 }

@@ -10,6 +10,8 @@
 mod cleanup;
 mod device;
 mod error;
+mod facts;
+mod flows;
 mod interceptor;
 mod readback;
 mod routes;

@@ -4,7 +4,7 @@ use edgemesh_net::netlink::NetlinkError;
 use edgemesh_net::netlink::nft::{Element, Nft, RuleState};
 use edgemesh_ruleset::Ruleset;
 
-use crate::table::{OURS, elements, hook, sets, translate};
+use crate::table::{OURS, contents, hook, session_maps, translate};
 
 /// How often a set is read when its elements differ: the kernel resizes a set in the background, and a dump meanwhile
 /// misses some and repeats others. Resizing 100,000 elements takes less time than two dumps of them.
@@ -35,8 +35,9 @@ pub(crate) fn differences(
 
 fn chains(nft: &mut Nft, ruleset: &Ruleset, found: &mut Vec<String>) -> Result<(), NetlinkError> {
     let read = nft.chains(OURS)?;
-    for chain in &ruleset.chains {
-        let place = Some((hook(chain.hook).code(), chain.priority));
+    let wanted: Vec<_> = ruleset.all_chains().collect();
+    for chain in &wanted {
+        let place = chain.base.map(|base| (hook(base.hook).code(), base.priority));
         match read.iter().find(|it| it.name == chain.name) {
             None => found.push(format!("chain {} is not there", chain.name)),
             Some(it) if it.hook != place || it.drop => {
@@ -45,14 +46,14 @@ fn chains(nft: &mut Nft, ruleset: &Ruleset, found: &mut Vec<String>) -> Result<(
             Some(_) => {}
         }
     }
-    let foreign = read.iter().filter(|it| !ruleset.chains.iter().any(|chain| chain.name == it.name));
+    let foreign = read.iter().filter(|it| !wanted.iter().any(|chain| chain.name == it.name));
     found.extend(foreign.map(|it| format!("chain {} is not ours", it.name)));
     Ok(())
 }
 
 fn rules(nft: &mut Nft, ruleset: &Ruleset, found: &mut Vec<String>) -> Result<(), NetlinkError> {
     let read = nft.rules(OURS)?;
-    for chain in &ruleset.chains {
+    for chain in ruleset.all_chains() {
         let read: Vec<(&[String], Option<&str>)> = read
             .iter()
             .filter(|rule| rule.chain == chain.name)
@@ -78,12 +79,13 @@ fn rules(nft: &mut Nft, ruleset: &Ruleset, found: &mut Vec<String>) -> Result<()
 
 fn members(nft: &mut Nft, ruleset: &Ruleset, found: &mut Vec<String>) -> Result<(), NetlinkError> {
     let read: BTreeSet<String> = nft.sets(OURS)?.into_iter().map(|set| set.name).collect();
-    for (name, _) in sets() {
+    let missing = session_maps(ruleset).filter(|name| !read.contains(*name));
+    found.extend(missing.map(|name| format!("set {name} is not there")));
+    for (name, wanted) in contents(ruleset) {
         if !read.contains(name) {
             found.push(format!("set {name} is not there"));
             continue;
         }
-        let wanted = elements(ruleset, name);
         if let Some((missing, foreign)) = difference(nft, name, &wanted)? {
             found.push(format!("set {name} lacks {missing} elements and has {foreign} foreign ones"));
         }

@@ -49,6 +49,7 @@ fn kernel(route: VipRoute, lo: u32) -> Route {
         dst: Prefix::host(route.vip),
         gateway: None,
         oif: Some(lo),
+        next_hops: Vec::new(),
         prefsrc: route.source.map(IpAddr::from),
         proto: ROUTE_PROTOCOL,
         metric: None,

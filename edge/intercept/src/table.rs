@@ -1,29 +1,28 @@
 //! The ruleset in nftables' terms.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use edgemesh_api::Protocol;
 use edgemesh_mesh::Frontend;
 use edgemesh_net::netlink::nft::{
-    self, Base, Batch, ChainKind, Cmp, Element, Expr, KeyType, PayloadBase, Reject, Set, Table,
+    self, Batch, ChainKind, Cmp, Element, Expr, FibAddr, KeyType, LearnOp, Learned, Nat, PayloadBase, Reject,
+    Set, SetOptions, Table, Verdict, ct_state, ct_status,
 };
-use edgemesh_ruleset::{Action, Chain, Family, Hook, L4, Match, Rule, Ruleset, Side, TABLE};
+use edgemesh_ruleset::{
+    Action, Chain, ChainType, Family, Hook, Key, L4, MAX_SESSIONS, Match, Member, Rule, Ruleset, SetKind,
+    Side, TABLE, Update, masquerade_chain,
+};
 
 /// Our table.
 pub(crate) const OURS: Table<'static> = Table { family: nft::Family::Inet, name: TABLE };
 
 /// IANA protocol numbers of the model's protocols.
-fn protocol_number(frontend: &Frontend) -> u8 {
-    match frontend.protocol {
-        edgemesh_api::Protocol::Tcp => 6,
-        edgemesh_api::Protocol::Udp => 17,
-        edgemesh_api::Protocol::Sctp => 132,
-    }
-}
-
-fn address_type(family: Family) -> KeyType {
-    match family {
-        Family::V4 => KeyType::Ipv4Addr,
-        Family::V6 => KeyType::Ipv6Addr,
+fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
     }
 }
 
@@ -34,91 +33,163 @@ fn octets(addr: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Sets by name with the type of their keys.
-pub(crate) fn sets() -> Vec<(&'static str, Vec<KeyType>)> {
-    Family::ALL
-        .into_iter()
-        .flat_map(|family| {
-            let address = address_type(family);
-            [
-                (family.frontends(), vec![address, KeyType::InetProto, KeyType::InetService]),
-                (family.vips(), vec![address]),
-            ]
-        })
-        .collect()
-}
-
-/// The elements each set should have, sorted.
-pub(crate) fn elements(ruleset: &Ruleset, set: &str) -> Vec<Element> {
-    let mut elements: Vec<Element> = Family::ALL
-        .into_iter()
-        .flat_map(|family| {
-            let frontends = ruleset.frontends.iter().filter(move |_| family.frontends() == set);
-            let vips = ruleset.vips.iter().filter(move |_| family.vips() == set);
-            let frontends = frontends.filter(move |it| Family::of(it.ip) == family).map(frontend_element);
-            frontends.chain(vips.filter(move |it| Family::of(**it) == family).map(|it| vip_element(*it)))
-        })
-        .collect();
-    elements.sort();
-    elements
-}
-
-fn frontend_element(frontend: &Frontend) -> Element {
-    Element::concat(&[&octets(frontend.ip), &[protocol_number(frontend)], &frontend.port.to_be_bytes()])
-}
-
-fn vip_element(vip: IpAddr) -> Element {
-    Element::single(&octets(vip))
-}
-
-/// The whole table, in place of whatever there is. Elements come last, frontends first among them: where the batch
-/// must be split, a frontend is never refused because only its address was there.
-pub(crate) fn replace(ruleset: &Ruleset) -> Batch {
-    let mut batch = Batch::new();
-    batch.replace_table(OURS);
-    for (name, key) in sets() {
-        batch.add_set(OURS, Set { name, key: &key, data: &[] });
-    }
-    for chain in &ruleset.chains {
-        batch.add_chain(OURS, nft::Chain { name: chain.name, base: Some(base(chain)) });
-        for rule in &chain.rules {
-            batch.add_rule(OURS, chain.name, &translate(rule));
+/// Key and value of a set; how it is kept.
+fn declare(set: SetKind, family: Family) -> (Vec<KeyType>, Vec<KeyType>, SetOptions) {
+    let address = match family {
+        Family::V4 => KeyType::Ipv4Addr,
+        Family::V6 => KeyType::Ipv6Addr,
+    };
+    let frontend = [address, KeyType::InetProto, KeyType::InetService];
+    let with = |more: &[KeyType]| [&frontend, more].concat();
+    let end = vec![address, KeyType::InetService];
+    let plain = SetOptions::default();
+    match set {
+        SetKind::Proxied
+        | SetKind::Mixed
+        | SetKind::Dropped
+        | SetKind::Inside
+        | SetKind::Rejected
+        | SetKind::Restricted => (with(&[]), vec![], plain),
+        SetKind::Vips => (vec![address], vec![], plain),
+        SetKind::Hairpins => (vec![address, address], vec![], plain),
+        SetKind::Live => (with(&end), vec![], plain),
+        SetKind::Allowed => (with(&[address]), vec![], SetOptions { interval: true, ..plain }),
+        SetKind::Services | SetKind::Backends => (with(&[]), vec![], SetOptions { verdicts: true, ..plain }),
+        SetKind::Endpoints => (with(&[KeyType::Mark]), end, plain),
+        SetKind::Sessions => {
+            // Every session says how long it lasts; the set's own time only makes it one with times.
+            let timeout = Some(Duration::from_secs(10_800));
+            let learned = Some(Learned { size: MAX_SESSIONS, timeout });
+            ([&[address], &frontend[..]].concat(), end, SetOptions { learned, ..plain })
         }
     }
-    add(&mut batch, ruleset.frontends.iter(), ruleset.vips.iter().copied());
+}
+
+/// The element of a set that a member is.
+pub(crate) fn element(member: &Member) -> Element {
+    let key = |it: &Frontend| {
+        nft::concat(&[&octets(it.ip), &[protocol_number(it.protocol)], &it.port.to_be_bytes()])
+    };
+    let end = |addr: &SocketAddr| nft::concat(&[&octets(addr.ip()), &addr.port().to_be_bytes()]);
+    let joined = |one: Vec<u8>, other: Vec<u8>| Element { key: [one, other].concat(), ..Element::default() };
+    match member {
+        Member::Proxied(it)
+        | Member::Mixed(it)
+        | Member::Dropped(it)
+        | Member::Inside(it)
+        | Member::Rejected(it)
+        | Member::Restricted(it) => Element { key: key(it), ..Element::default() },
+        Member::Service(it, pick) => {
+            Element { key: key(it), ..Element::default() }.verdict(Verdict::Goto(pick.chain_name()))
+        }
+        // numgen leaves its number in the host's byte order.
+        Member::Endpoint(it, slot, addr) => {
+            joined(key(it), u32::from(*slot).to_ne_bytes().to_vec()).value(end(addr))
+        }
+        Member::Live(it, addr) => joined(key(it), end(addr)),
+        Member::Vip(ip) => Element::single(&octets(*ip)),
+        Member::Backend(addr, protocol, via) => {
+            Element::concat(&[&octets(addr.ip()), &[protocol_number(*protocol)], &addr.port().to_be_bytes()])
+                .verdict(Verdict::Goto(masquerade_chain(*via).unwrap_or_default().to_owned()))
+        }
+        Member::Hairpin(ip) => joined(octets(*ip), octets(*ip)),
+        Member::Allowed(it, range) => Element {
+            key_end: Some([key(it), octets(range.broadcast())].concat()),
+            ..joined(key(it), octets(range.network()))
+        },
+    }
+}
+
+/// Every set that is not filled by packets, with the elements it should have, sorted.
+pub(crate) fn contents(ruleset: &Ruleset) -> Vec<(&'static str, Vec<Element>)> {
+    let members = ruleset.members();
+    let mut contents = Vec::new();
+    for &family in ruleset.families {
+        for set in SetKind::ALL.into_iter().filter(|set| *set != SetKind::Sessions) {
+            let own = members.iter().filter(|it| it.set() == set && it.family() == family);
+            let mut elements: Vec<Element> = own.map(element).collect();
+            elements.sort();
+            contents.push((set.name(family), elements));
+        }
+    }
+    contents
+}
+
+/// The whole table, in place of whatever there is, with the sessions there were. Elements come last, in an order in which
+/// none relies on a later one, for where the batch must be split.
+pub(crate) fn replace(ruleset: &Ruleset, sessions: &[(&'static str, Vec<Element>)]) -> Batch {
+    let mut batch = Batch::new();
+    batch.replace_table(OURS);
+    for &family in ruleset.families {
+        for set in SetKind::ALL {
+            let (key, data, options) = declare(set, family);
+            batch.add_set_with(OURS, Set { name: set.name(family), key: &key, data: &data }, options);
+        }
+    }
+    let chains: Vec<_> = ruleset.all_chains().collect();
+    for chain in &chains {
+        batch.add_chain(OURS, nft::Chain { name: &chain.name, base: base(chain) });
+    }
+    for chain in &chains {
+        add_rules(&mut batch, chain);
+    }
+    for (name, elements) in sessions {
+        batch.add_elements(OURS, name, elements.iter().cloned());
+    }
+    add(&mut batch, &ruleset.members());
     batch
 }
 
-/// Adds members.
-pub(crate) fn add<'a>(
-    batch: &mut Batch,
-    frontends: impl Iterator<Item = &'a Frontend> + Clone,
-    vips: impl Iterator<Item = IpAddr> + Clone,
-) {
-    for family in Family::ALL {
-        let frontends = frontends.clone().filter(|it| Family::of(it.ip) == family);
-        batch.add_elements(OURS, family.frontends(), frontends.map(frontend_element));
+/// The names of the maps of sessions.
+pub(crate) fn session_maps(ruleset: &Ruleset) -> impl Iterator<Item = &'static str> {
+    ruleset.families.iter().map(|family| SetKind::Sessions.name(*family))
+}
+
+/// Changes of members and rules. Deleted chains are not among them ([`delete_picks`]): as long as only elements come last,
+/// a batch that is too large for the host can be split.
+pub(crate) fn update(families: &[Family], update: &Update) -> Batch {
+    let mut batch = Batch::new();
+    for pick in &update.add_picks {
+        let chain = pick.chain(families);
+        batch.add_chain(OURS, nft::Chain { name: &chain.name, base: None });
+        add_rules(&mut batch, &chain);
     }
-    for family in Family::ALL {
-        batch.add_elements(
-            OURS,
-            family.vips(),
-            vips.clone().filter(|it| Family::of(*it) == family).map(vip_element),
-        );
+    for chain in &update.rewrite {
+        batch.flush_chain(OURS, &chain.name);
+        add_rules(&mut batch, chain);
+    }
+    for run in update.delete.chunk_by(same_set) {
+        let Some(first) = run.first() else { continue };
+        batch.delete_elements(OURS, first.set().name(first.family()), run.iter().map(element));
+    }
+    add(&mut batch, &update.add);
+    batch
+}
+
+/// The chains that nothing leads to any more.
+pub(crate) fn delete_picks(update: &Update) -> Batch {
+    let mut batch = Batch::new();
+    for pick in &update.delete_picks {
+        batch.flush_chain(OURS, &pick.chain_name());
+        batch.delete_chain(OURS, &pick.chain_name());
+    }
+    batch
+}
+
+fn add(batch: &mut Batch, members: &[Member]) {
+    for run in members.chunk_by(same_set) {
+        let Some(first) = run.first() else { continue };
+        batch.add_elements(OURS, first.set().name(first.family()), run.iter().map(element));
     }
 }
 
-/// Deletes members, which must be there.
-pub(crate) fn delete<'a>(
-    batch: &mut Batch,
-    frontends: impl Iterator<Item = &'a Frontend> + Clone,
-    vips: impl Iterator<Item = IpAddr> + Clone,
-) {
-    for family in Family::ALL {
-        let frontends = frontends.clone().filter(|it| Family::of(it.ip) == family);
-        batch.delete_elements(OURS, family.frontends(), frontends.map(frontend_element));
-        let vips = vips.clone().filter(|it| Family::of(*it) == family);
-        batch.delete_elements(OURS, family.vips(), vips.map(vip_element));
+fn same_set(one: &Member, other: &Member) -> bool {
+    one.set() == other.set() && one.family() == other.family()
+}
+
+fn add_rules(batch: &mut Batch, chain: &Chain) {
+    for rule in &chain.rules {
+        batch.add_rule(OURS, &chain.name, &translate(rule));
     }
 }
 
@@ -127,38 +198,71 @@ pub(crate) fn hook(hook: Hook) -> nft::Hook {
         Hook::Prerouting => nft::Hook::Prerouting,
         Hook::Input => nft::Hook::Input,
         Hook::Output => nft::Hook::Output,
+        Hook::Postrouting => nft::Hook::Postrouting,
     }
 }
 
-fn base(chain: &Chain) -> Base {
-    Base { kind: ChainKind::Filter, hook: hook(chain.hook), priority: chain.priority, drop: false }
+fn base(chain: &Chain) -> Option<nft::Base> {
+    let base = chain.base?;
+    let kind = match base.kind {
+        ChainType::Filter => ChainKind::Filter,
+        ChainType::Nat => ChainKind::Nat,
+    };
+    Some(nft::Base { kind, hook: hook(base.hook), priority: base.priority, drop: false })
 }
 
-/// Offsets of the addresses in the IP header (RFC 791, RFC 8200).
-fn address(family: Family, side: Side) -> Expr {
+/// Loads an address of the IP header (RFC 791, RFC 8200).
+fn address(family: Family, side: Side, reg: u32) -> Expr {
     let (offset, len) = match (family, side) {
         (Family::V4, Side::Source) => (12, 4),
         (Family::V4, Side::Destination) => (16, 4),
         (Family::V6, Side::Source) => (8, 16),
         (Family::V6, Side::Destination) => (24, 16),
     };
-    Expr::Payload { base: PayloadBase::Network, offset, len, reg: 0 }
+    Expr::Payload { base: PayloadBase::Network, offset, len, reg }
 }
 
-/// The key of a frontend: address from register 0 on, protocol and port in the registers after it.
-fn frontend(rule: nft::Rule, family: Family, side: Side, invert: bool) -> nft::Rule {
-    let next = match family {
-        Family::V4 => 1,
-        Family::V6 => 4,
-    };
-    let port = match side {
+/// Loads a port; TCP, UDP and SCTP have it in the same place.
+fn port(side: Side, reg: u32) -> Expr {
+    let offset = match side {
         Side::Source => 0,
         Side::Destination => 2,
     };
-    rule.expr(address(family, side))
+    Expr::Payload { base: PayloadBase::Transport, offset, len: 2, reg }
+}
+
+/// Registers that an address takes.
+fn width(family: Family) -> u32 {
+    match family {
+        Family::V4 => 1,
+        Family::V6 => 4,
+    }
+}
+
+/// Loads a frontend from a register on; returns the register behind it.
+fn load_frontend(rule: nft::Rule, family: Family, side: Side, reg: u32) -> (nft::Rule, u32) {
+    let next = reg + width(family);
+    let rule = rule
+        .expr(address(family, side, reg))
         .expr(Expr::Meta { key: nft::Meta::L4proto, reg: next })
-        .expr(Expr::Payload { base: PayloadBase::Transport, offset: port, len: 2, reg: next + 1 })
-        .expr(Expr::Lookup { set: family.frontends().to_owned(), reg: 0, invert, value: None })
+        .expr(port(side, next + 1));
+    (rule, next + 2)
+}
+
+fn load_key(rule: nft::Rule, family: Family, key: Key) -> nft::Rule {
+    match key {
+        Key::Frontend(side) => load_frontend(rule, family, side, 0).0,
+        Key::Destination => rule.expr(address(family, Side::Destination, 0)),
+        Key::Hairpin => rule.expr(address(family, Side::Source, 0)).expr(address(
+            family,
+            Side::Destination,
+            width(family),
+        )),
+        Key::FrontendAndSource => {
+            let (rule, next) = load_frontend(rule, family, Side::Destination, 0);
+            rule.expr(address(family, Side::Source, next))
+        }
+    }
 }
 
 /// Offset of the flags in the TCP header (RFC 9293) and the bits that tell an opening segment.
@@ -169,6 +273,9 @@ const SYN: u8 = 0x02;
 /// Index of the loopback in every network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
 
+/// The type of a route to the host itself (`linux/rtnetlink.h`).
+const RTN_LOCAL: u32 = 2;
+
 /// One rule. The kernel keeps the first match of the family, nft hides it.
 pub(crate) fn translate(rule: &Rule) -> nft::Rule {
     let family = match rule.family {
@@ -177,35 +284,131 @@ pub(crate) fn translate(rule: &Rule) -> nft::Rule {
     };
     let mut out = nft::Rule::new().comment(rule.comment).nfproto(family);
     for it in &rule.matches {
-        out = match it {
-            Match::Is(l4) => out.l4proto(Cmp::Eq, L4::number(*l4)),
-            Match::IsNot(l4) => out.l4proto(Cmp::Neq, L4::number(*l4)),
-            Match::NotFromLoopback => out.meta(nft::Meta::Iif, Cmp::Neq, &LOOPBACK.to_ne_bytes()),
-            Match::ToVip => out.expr(address(rule.family, Side::Destination)).expr(Expr::Lookup {
-                set: rule.family.vips().to_owned(),
-                reg: 0,
-                invert: false,
-                value: None,
-            }),
-            Match::Frontend(side) => frontend(out, rule.family, *side, false),
-            Match::NotToFrontend => frontend(out, rule.family, Side::Destination, true),
-            Match::Syn => out
-                .expr(Expr::Payload {
-                    base: PayloadBase::Transport,
-                    offset: TCP_FLAGS_OFFSET,
-                    len: 1,
-                    reg: 0,
-                })
-                .expr(Expr::Mask { reg: 0, mask: vec![FIN_SYN_RST_ACK] })
-                .expr(Expr::Cmp { op: Cmp::Eq, reg: 0, data: vec![SYN] }),
-        };
+        out = matching(out, rule.family, *it);
     }
-    match rule.action {
+    act(out, rule.family, family, rule.action)
+}
+
+fn matching(out: nft::Rule, family: Family, it: Match) -> nft::Rule {
+    match it {
+        Match::Is(l4) => out.l4proto(Cmp::Eq, L4::number(l4)),
+        Match::IsNot(l4) => out.l4proto(Cmp::Neq, L4::number(l4)),
+        Match::FromLoopback => out.meta(nft::Meta::Iif, Cmp::Eq, &LOOPBACK.to_ne_bytes()),
+        Match::NotFromLoopback => out.meta(nft::Meta::Iif, Cmp::Neq, &LOOPBACK.to_ne_bytes()),
+        Match::In(set, key) => load_key(out, family, key).expr(Expr::Lookup {
+            set: set.name(family).to_owned(),
+            reg: 0,
+            invert: false,
+            value: None,
+        }),
+        Match::NotIn(set, key) => load_key(out, family, key).expr(Expr::Lookup {
+            set: set.name(family).to_owned(),
+            reg: 0,
+            invert: true,
+            value: None,
+        }),
+        Match::Syn => out
+            .expr(Expr::Payload { base: PayloadBase::Transport, offset: TCP_FLAGS_OFFSET, len: 1, reg: 0 })
+            .expr(Expr::Mask { reg: 0, mask: vec![FIN_SYN_RST_ACK] })
+            .expr(Expr::Cmp { op: Cmp::Eq, reg: 0, data: vec![SYN] }),
+        Match::Tracked => out.ct_state(ct_state::NEW | ct_state::ESTABLISHED),
+        Match::Translated => out.ct_status(ct_status::DST_NAT),
+        Match::FromHost => out.expr(Expr::FibType { addr: FibAddr::Saddr, reg: 0 }).expr(Expr::Cmp {
+            op: Cmp::Eq,
+            reg: 0,
+            data: RTN_LOCAL.to_ne_bytes().to_vec(),
+        }),
+        Match::SourceIn(range) => within(out, family, Side::Source, range),
+        Match::DestinationIn(range) => within(out, family, Side::Destination, range),
+        // Values compare byte by byte, and numgen leaves its number in the host's byte order.
+        Match::Chance(share) => out
+            .expr(Expr::Numgen { reg: 0, modulus: 256, random: true })
+            .expr(Expr::HtonU16 { reg: 0 })
+            .expr(Expr::Cmp { op: Cmp::Lt, reg: 0, data: u16::from(share).to_be_bytes().to_vec() }),
+    }
+}
+
+fn within(out: nft::Rule, family: Family, side: Side, range: ipnet::IpNet) -> nft::Rule {
+    out.expr(address(family, side, 0))
+        .expr(Expr::Mask { reg: 0, mask: octets(range.netmask()) })
+        .expr(Expr::Cmp { op: Cmp::Eq, reg: 0, data: octets(range.network()) })
+}
+
+fn act(out: nft::Rule, family: Family, nft_family: nft::Family, action: Action) -> nft::Rule {
+    let dnat = |reg| Expr::Nat {
+        kind: Nat::Dnat,
+        family: nft_family,
+        addr: reg,
+        port: Some(reg + width(family)),
+        flags: 0,
+    };
+    let verdict_map = |set: SetKind| Expr::VerdictMap { set: set.name(family).to_owned(), reg: 0 };
+    match action {
         Action::Notrack => out.expr(Expr::Notrack),
-        Action::Tproxy(listener) => tproxy(out, family, listener),
+        Action::Tproxy(listener) => tproxy(out, nft_family, listener),
+        Action::Accept => out.accept(),
         Action::Drop => out.drop(),
         Action::TcpReset => out.expr(Expr::Reject(Reject::TcpReset)),
         Action::PortUnreachable => out.expr(Expr::Reject(Reject::PortUnreachable)),
+        Action::ByFrontend => {
+            load_key(out, family, Key::Frontend(Side::Destination)).expr(verdict_map(SetKind::Services))
+        }
+        Action::ByBackend => {
+            load_key(out, family, Key::Frontend(Side::Destination)).expr(verdict_map(SetKind::Backends))
+        }
+        Action::Claim => out
+            .expr(address(family, Side::Destination, 0))
+            .expr(port(Side::Destination, width(family)))
+            .expr(dnat(0)),
+        Action::Translate(slots) => {
+            let (out, slot) = load_frontend(out, family, Side::Destination, 0);
+            draw(out, family, slots, slot).expr(dnat(slot))
+        }
+        Action::Masquerade => out.masquerade(0),
+        Action::Resume(_) | Action::Forget | Action::Begin(..) => session(out, family, dnat, action),
+    }
+}
+
+/// Draws a slot into the register behind a frontend, and puts its endpoint there.
+fn draw(out: nft::Rule, family: Family, slots: u16, slot: u32) -> nft::Rule {
+    let key = slot - width(family) - 2;
+    out.expr(Expr::Numgen { reg: slot, modulus: u32::from(slots), random: true }).expr(Expr::Lookup {
+        set: SetKind::Endpoints.name(family).to_owned(),
+        reg: key,
+        invert: false,
+        value: Some(slot),
+    })
+}
+
+/// Sessions: the client's address, the frontend and the endpoint lie in registers one after the other, so that client and
+/// frontend are the key of the session, and frontend and endpoint tell whether the endpoint still is one.
+fn session(out: nft::Rule, family: Family, dnat: impl Fn(u32) -> Expr, action: Action) -> nft::Rule {
+    let frontend = width(family);
+    let out = out.expr(address(family, Side::Source, 0));
+    let (out, endpoint) = load_frontend(out, family, Side::Destination, frontend);
+    let learn = |op, value, seconds: Option<u32>| Expr::Learn {
+        op,
+        set: SetKind::Sessions.name(family).to_owned(),
+        key: 0,
+        value,
+        timeout: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+    };
+    let find = |set: SetKind, reg, value| Expr::Lookup {
+        set: set.name(family).to_owned(),
+        reg,
+        invert: false,
+        value,
+    };
+    match action {
+        Action::Resume(seconds) => out
+            .expr(find(SetKind::Sessions, 0, Some(endpoint)))
+            .expr(find(SetKind::Live, frontend, None))
+            .expr(learn(LearnOp::Update, Some(endpoint), Some(seconds)))
+            .expr(dnat(endpoint)),
+        Action::Begin(slots, seconds) => draw(out, family, slots, endpoint)
+            .expr(learn(LearnOp::Update, Some(endpoint), Some(seconds)))
+            .expr(dnat(endpoint)),
+        _ => out.expr(learn(LearnOp::Delete, None, None)),
     }
 }
 

@@ -4,8 +4,8 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use edgemesh_net::netlink::nft::{
-    Base, Batch, Chain, ChainKind, Cmp, Expr, Family, Hook, KeyType, Meta, Nat, Nft, PayloadBase, Rule, Set,
-    Table, ct_state, nat_flags,
+    Base, Batch, Chain, ChainKind, Cmp, Expr, Family, Hook, KeyType, LearnOp, Learned, Meta, Nat, Nft,
+    PayloadBase, Rule, Set, Table, ct_state, nat_flags,
 };
 
 use crate::plan::{NodePlan, RouterPlan};
@@ -53,8 +53,8 @@ fn endpoint_independent(batch: &mut Batch, router: &RouterPlan) {
     // Which outer port an inner address and port has, and the way back.
     let out = Set { name: OUT, key: &[InetProto, Ipv4Addr, InetService], data: &[InetService] };
     let back = Set { name: BACK, key: &[InetProto, InetService], data: &[Ipv4Addr, InetService] };
-    batch.add_learned_map(TABLE, out);
-    batch.add_learned_map(TABLE, back);
+    batch.add_learned_map(TABLE, out, LEARNED);
+    batch.add_learned_map(TABLE, back, LEARNED);
     batch.add_chain(TABLE, SOURCE_NAT);
     for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
         for rule in endpoint_independent_rules(protocol as u8, router.outer.v4.addr()) {
@@ -80,6 +80,9 @@ fn endpoint_independent(batch: &mut Batch, router: &RouterPlan) {
 /// The map from protocol, inner address and inner port to the outer port, and the map back.
 const OUT: &str = "out";
 const BACK: &str = "back";
+
+/// As many as a transport protocol has ports.
+const LEARNED: Learned = Learned { size: 65_535, timeout: None };
 
 /// Outer ports that are drawn: above the ports Linux hosts take for themselves (ip_local_port_range ends at 60999), so
 /// that no host keeps one of them as its own.
@@ -110,7 +113,7 @@ fn look_up(set: &str, reg: u32, value: u32) -> Expr {
 }
 
 fn learn(set: &str, key: u32, value: u32) -> Expr {
-    Expr::Learn { set: set.into(), key, value }
+    Expr::Learn { op: LearnOp::Add, set: set.into(), key, value: Some(value), timeout: None }
 }
 
 /// What the first packet of a connection goes through. Nothing that a map holds is ever changed.

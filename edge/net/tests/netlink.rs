@@ -201,7 +201,7 @@ fn many_elements_are_added_read_and_deleted() {
     batch.replace_table(TABLE);
     batch.add_set(TABLE, Set { name: "frontends", key: &key, data: &[] });
     batch.add_set(TABLE, Set { name: "marks", key: &[KeyType::Ipv4Addr], data: &[KeyType::Mark] });
-    let mark = Element { key: vec![10, 0, 0, 1], data: Some(7u32.to_ne_bytes().to_vec()) };
+    let mark = Element::single(&[10, 0, 0, 1]).value(7u32.to_ne_bytes().to_vec());
     batch.add_elements(TABLE, "marks", [mark.clone()]);
     batch.add_elements(TABLE, "frontends", (0..COUNT).map(element));
     let committed = nft.commit(&batch).unwrap();

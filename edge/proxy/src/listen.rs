@@ -143,7 +143,7 @@ impl Shared {
 
     /// The Service that was meant, for the account of a connection that has no target.
     pub(crate) fn service(&self, conn: &Conn) -> Option<ServiceId> {
-        self.snapshots.load().frontend(&conn.frontend).map(|entry| entry.service.id.clone())
+        self.snapshots.load().lookup(&conn.frontend, true).map(|entry| entry.service.id.clone())
     }
 }
 

@@ -503,7 +503,8 @@ impl Driver {
         let routes: BTreeMap<Name, Route> =
             paths.nodes.keys().filter_map(|node| Some((node.clone(), self.route(node)?))).collect();
         self.shared.routes.store(Arc::new(routes));
-        self.shared.paths.store(Arc::new(paths));
+        // What the host reaches itself is told by others.
+        self.shared.paths.rcu(|old| PathSnapshot { nodes: paths.nodes.clone(), host: old.host.clone() });
         for entry in self.links.values() {
             let node = self.state.node_of(&peer_text(&entry.peer)).cloned();
             if entry.counts.node.load().as_deref() != node.as_ref() {

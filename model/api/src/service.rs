@@ -17,7 +17,7 @@ pub enum Protocol {
     /// Datagrams.
     #[serde(rename = "UDP")]
     Udp,
-    /// Known, and refused with a clear reason.
+    /// Carried by the kernel's rules only.
     #[serde(rename = "SCTP")]
     Sctp,
 }
@@ -120,6 +120,15 @@ pub struct ServiceSpec {
     /// `Cluster` (default) or `Local` (KEP-2086).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub internal_traffic_policy: Option<Name>,
+    /// `Cluster` (default) or `Local`, for node ports, external and load-balancer addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_traffic_policy: Option<Name>,
+    /// Clients that may use the load-balancer addresses, as CIDRs; everybody when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    pub load_balancer_source_ranges: Vec<Name>,
+    /// Where a load balancer asks whether this node has endpoints (`externalTrafficPolicy: Local`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check_node_port: Option<u16>,
     /// DNS names even endpoints that are not ready.
     pub publish_not_ready_addresses: bool,
 }
@@ -138,6 +147,9 @@ pub struct ServicePort {
     /// The port of the Pod, a number or a container port's name; the same as `port` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_port: Option<IntOrString>,
+    /// The port at every address of a node (types `NodePort` and `LoadBalancer`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_port: Option<u16>,
     /// The application's protocol, opaque to the mesh at layer 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<Name>,

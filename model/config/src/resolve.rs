@@ -7,7 +7,7 @@ use crate::address;
 use crate::problem::{Cause, Problem};
 use crate::raw::Raw;
 use crate::settings::{
-    AccessLog, CniSettings, DeviceSettings, DnsSettings, Effective, GatewaySettings, LogSettings,
+    AccessLog, CniSettings, DeviceSettings, DnsSettings, Effective, GatewaySettings, KernelPath, LogSettings,
     ProcessSettings, ProxySettings, Role, ServiceFilter, Settings, SourceSettings, TunnelSettings,
 };
 use crate::table;
@@ -333,6 +333,13 @@ fn proxy(effective: &Effective, role: Role) -> Option<ProxySettings> {
         socks5: effective
             .flag("modules.edgeProxy.socks5Proxy.enable")
             .then(|| effective.port("modules.edgeProxy.socks5Proxy.listenPort")),
+        kernel_path: match effective.text("modules.edgeProxy.kernelPath") {
+            "always" => KernelPath::Always,
+            "off" => KernelPath::Off,
+            _ => KernelPath::Auto,
+        },
+        node_port_addresses: effective.nets("modules.edgeProxy.nodePortAddresses"),
+        keep_rules: effective.flag("modules.edgeProxy.keepRules"),
         max_connections: effective.count("modules.edgeProxy.maxConnections"),
         max_udp_sessions: effective.count("modules.edgeProxy.maxUDPSessions"),
         tcp_idle: effective.seconds("modules.edgeProxy.tcpIdleSeconds"),

@@ -210,6 +210,19 @@ pub enum ServiceFilter {
     IfLabelDoesNotExist,
 }
 
+/// Which connections the kernel translates by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelPath {
+    /// Those to endpoints it reaches; those of Pods go through the proxy on a host whose firewall drops forwarded packets
+    /// that no rule of its own accepts.
+    #[default]
+    Auto,
+    /// Those to endpoints it reaches, whatever the firewall does.
+    Always,
+    /// None.
+    Off,
+}
+
 /// Interception and proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxySettings {
@@ -221,6 +234,12 @@ pub struct ProxySettings {
     pub port: u16,
     /// The port of the SOCKS5 server on the agent's own addresses.
     pub socks5: Option<u16>,
+    /// Which connections the kernel translates by itself.
+    pub kernel_path: KernelPath,
+    /// Addresses of the host at which node ports are open; none means all.
+    pub node_port_addresses: Vec<IpNet>,
+    /// Whether the kernel's rules stay when the agent ends.
+    pub keep_rules: bool,
     /// Open TCP connections.
     pub max_connections: usize,
     /// Open UDP sessions.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
-use edgemesh_admin::{Admin, Metrics};
+use edgemesh_admin::{Admin, HealthPorts, Metrics};
 use edgemesh_api::Name;
 use edgemesh_dns::{DnsServer, DnsSettings, ListenAddress, UpstreamSource};
 use edgemesh_intercept::Interceptor;
@@ -130,8 +130,15 @@ async fn serve(settings: AgentSettings, levels: logging::Levels) -> Result<()> {
     }
 
     let (published, generations) = tokio::sync::watch::channel(first.snapshot.generation);
+    if shared.settings.proxy.is_some() {
+        let rules = shared.clone();
+        let ports = HealthPorts::new(snapshots.clone(), Arc::new(move || rules.rules.is_in_place()));
+        parts.health_ports = Some(ports.faults());
+        tracker.spawn(ports.run(generations.clone(), shutdown.clone()));
+    }
     let rules_task = interceptor.0.take().map(|interceptor| {
-        tokio::spawn(rules::run(interceptor, shared.clone(), generations, shutdown.clone()))
+        let changes = tunnel.as_ref().map(TunnelHandle::changes);
+        tokio::spawn(rules::run(interceptor, shared.clone(), generations, changes, shutdown.clone()))
     });
     let (change, changes) = tokio::sync::mpsc::channel(1);
     tracker.spawn(metadata::run(shared.clone(), first.state, published, changes, shutdown.clone()));

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use edgemesh_admin::{Figure, Figures, Health, Metrics, Page, PageResult, Pages};
+use edgemesh_admin::{Figure, Figures, Health, HealthPortFaults, Metrics, Page, PageResult, Pages};
 use edgemesh_api::Kind;
 use edgemesh_dns::DnsCounters;
 use edgemesh_mesh::Path;
@@ -27,6 +27,7 @@ pub(super) struct Parts {
     pub(super) dns: Option<Arc<DnsCounters>>,
     pub(super) proxy: Option<Arc<edgemesh_proxy::Counters>>,
     pub(super) remote: Option<Arc<edgemesh_proxy::Counters>>,
+    pub(super) health_ports: Option<Arc<HealthPortFaults>>,
 }
 
 /// The pages of one agent.
@@ -51,11 +52,7 @@ impl AgentPages {
             .collect();
         findings.extend(metadata.reports());
         findings.extend(self.shared.rules.refused());
-        if findings.len() > MAX_FINDINGS {
-            let more = findings.len() - MAX_FINDINGS;
-            findings.truncate(MAX_FINDINGS);
-            findings.push(format!("and {more} more"));
-        }
+        let findings = first_of(findings);
         MetadataStatus {
             source: metadata.source().to_owned(),
             stale: snapshot.stale,
@@ -105,6 +102,7 @@ impl AgentPages {
         alarms.extend(shared.metadata.kinds().iter().filter(|_| reachable).filter_map(kind_alarm));
         alarms.extend(shared.reload.pending().map(|pending| format!("configuration: {pending}")));
         alarms.extend(shared.settings.unserved.iter().map(|words| format!("configuration: {words}")));
+        alarms.extend(self.parts.health_ports.iter().flat_map(|faults| first_of(faults.list())));
         if let Some(tunnel) = &tunnel {
             alarms.extend(tunnel_alarms(tunnel));
         }
@@ -130,6 +128,16 @@ impl AgentPages {
             alarms,
         }
     }
+}
+
+/// What fits on a screen.
+fn first_of(mut lines: Vec<String>) -> Vec<String> {
+    if lines.len() > MAX_FINDINGS {
+        let more = lines.len() - MAX_FINDINGS;
+        lines.truncate(MAX_FINDINGS);
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 fn kind_line(status: &KindStatus) -> KindLine {
@@ -294,6 +302,7 @@ impl Figures for FigureBoard {
         let mut figures = vec![
             gauge("services", "Known Services", snapshot.services.len()),
             gauge("frontends", "Intercepted addresses and ports", snapshot.frontends.len()),
+            gauge("node_ports", "Node ports of Services", snapshot.node_ports.len()),
             gauge("backends_here", "Ready endpoints on this node", snapshot.local_backends.len()),
             gauge("findings", "Objects that cannot be acted on", snapshot.findings.len()),
             gauge("metadata_stale", "1 while the journal's copy is served", usize::from(snapshot.stale)),

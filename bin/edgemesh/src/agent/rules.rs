@@ -1,15 +1,18 @@
 //! The kernel's rules follow the snapshots.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use edgemesh_api::Name;
+use edgemesh_config::KernelPath;
 use edgemesh_intercept::{InterceptError, Interceptor};
-use edgemesh_mesh::{Generation, MeshSnapshot};
+use edgemesh_mesh::{Generation, HostFacts, MeshSnapshot, Path, PathSnapshot};
 use edgemesh_ruleset::{DeviceAddress, Ruleset, RulesetSettings};
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,13 +38,18 @@ pub(super) struct State {
 /// What the kernel was brought to, and for what.
 struct Brought {
     snapshot: Arc<MeshSnapshot>,
-    settings: RulesetSettings,
+    paths: Arc<PathSnapshot>,
     ruleset: Arc<Ruleset>,
 }
 
 impl State {
     pub(super) fn applied(&self) -> u64 {
         self.applied.load(Ordering::Relaxed)
+    }
+
+    /// Whether the kernel is as it should be.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.applied() > 0 && self.error().is_none()
     }
 
     pub(super) fn error(&self) -> Option<String> {
@@ -88,6 +96,8 @@ pub(super) fn settings(settings: &AgentSettings) -> Option<RulesetSettings> {
     rules.device.name.clone_from(&settings.device);
     if let Some(proxy) = &settings.proxy {
         rules.port = proxy.port;
+        rules.kernel_path = proxy.kernel_path != KernelPath::Off;
+        rules.node_port_addresses.clone_from(&proxy.node_port_addresses);
     }
     for addr in settings.dns.iter().flat_map(|dns| &dns.listen).map(SocketAddr::ip) {
         let here = rules.device.addresses.iter().any(|known| known.addr == addr);
@@ -102,38 +112,39 @@ pub(super) fn settings(settings: &AgentSettings) -> Option<RulesetSettings> {
     Some(rules)
 }
 
-/// Keeps the kernel at the newest snapshot until shutdown, then removes everything.
+/// Keeps the kernel at the newest snapshot and paths until shutdown, then removes everything or leaves it, as the settings
+/// say.
 pub(super) async fn run(
-    mut interceptor: Interceptor,
+    interceptor: Interceptor,
     shared: Arc<Shared>,
     mut generations: watch::Receiver<Generation>,
+    mut tunnel: Option<watch::Receiver<u64>>,
     shutdown: CancellationToken,
 ) -> Result<()> {
     generations.mark_changed();
     let mut due = Instant::now() + VERIFY_EVERY;
-    let mut brought = None;
+    let mut follower = Follower { interceptor, shared: shared.clone(), last: None, facts: None };
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
             changed = generations.changed() => if changed.is_err() { break },
+            () = changed(&mut tunnel) => {}
             () = tokio::time::sleep_until(due) => {}
         }
         // A stream of changes that leave the kernel alone does not put the check off.
         let verify = Instant::now() >= due;
-        let snapshot = shared.snapshots.load_full();
-        let intercept = shared.settings.proxy.is_some();
-        let last = brought.take();
         let (returned, outcome) = tokio::task::spawn_blocking(move || {
-            let outcome = bring(&mut interceptor, last, snapshot, intercept, verify);
-            (interceptor, outcome)
+            let outcome = follower.bring(verify);
+            (follower, outcome)
         })
         .await
         .context("the task of a netlink transaction died")?;
-        interceptor = returned;
+        follower = returned;
         match outcome {
-            Ok((now, touched)) => {
-                shared.rules.succeeded(&now);
-                brought = Some(now);
+            Ok(touched) => {
+                if let Some(last) = &follower.last {
+                    shared.rules.succeeded(last);
+                }
                 if touched {
                     due = Instant::now() + VERIFY_EVERY;
                 }
@@ -144,39 +155,101 @@ pub(super) async fn run(
             }
         }
     }
+    let interceptor = follower.interceptor;
+    if shared.settings.keep_rules {
+        interceptor.leave();
+        return Ok(());
+    }
     tokio::task::spawn_blocking(move || interceptor.remove())
         .await
         .context("the task of the removal died")??;
     Ok(())
 }
 
-/// Brings the kernel to a snapshot, or only looks whether it still is as it was brought. The kernel is not touched when
-/// only endpoints changed and every frontend still has one; the second value says whether it was.
-fn bring(
-    interceptor: &mut Interceptor,
-    last: Option<Brought>,
-    snapshot: Arc<MeshSnapshot>,
-    intercept: bool,
-    verify: bool,
-) -> Result<(Brought, bool), InterceptError> {
-    if verify {
-        interceptor.verify()?;
-    }
-    let settings = interceptor.settings()?;
-    let last = last.filter(|last| last.settings == settings);
-    let (ruleset, changed) = match &last {
-        // Without the proxy the table is empty: it replaces what a predecessor with a proxy left.
-        _ if !intercept => (Arc::new(Ruleset::empty(&settings)), true),
-        None => (Arc::new(Ruleset::compile(&snapshot, &settings)), true),
-        Some(last) => match last.ruleset.follow(&last.snapshot, &snapshot, &settings) {
-            None => (last.ruleset.clone(), false),
-            Some(ruleset) => (Arc::new(ruleset), true),
-        },
+/// Waits for the tunnel to tell of a change; for ever where there is none.
+async fn changed(tunnel: &mut Option<watch::Receiver<u64>>) {
+    let gone = match tunnel {
+        Some(receiver) => receiver.changed().await.is_err(),
+        None => std::future::pending().await,
     };
-    // What somebody else had is looked for again at every check: it may be free now.
-    let touched = changed || verify;
-    if touched {
-        interceptor.apply(&ruleset)?;
+    if gone {
+        *tunnel = None;
     }
-    Ok((Brought { snapshot, settings, ruleset }, touched))
+}
+
+/// Brings the kernel to what snapshot, paths and host say.
+struct Follower {
+    interceptor: Interceptor,
+    shared: Arc<Shared>,
+    last: Option<Brought>,
+    /// What the host was when it was looked at last.
+    facts: Option<Arc<HostFacts>>,
+}
+
+impl Follower {
+    /// Brings the kernel to the newest snapshot, or only looks whether it still is as it was brought. The kernel is not
+    /// touched when nothing changed that it is to know; the value says whether it was.
+    fn bring(&mut self, verify: bool) -> Result<bool, InterceptError> {
+        if verify {
+            self.interceptor.verify()?;
+        }
+        let snapshot = self.shared.snapshots.load_full();
+        if self.last.is_none() && snapshot.stale && snapshot.services.is_empty() {
+            // Nothing is known yet, not even from the journal: what a predecessor left serves meanwhile.
+            return Ok(false);
+        }
+        let paths = self.paths(&snapshot, verify)?;
+        let settings = self.interceptor.settings().clone();
+        let last = self.last.take();
+        let alike = last.as_ref().filter(|last| lead_alike(&last.paths, &paths));
+        let (ruleset, changed) = match alike {
+            // Without the proxy the table is empty: it replaces what a predecessor with a proxy left.
+            _ if self.shared.settings.proxy.is_none() => {
+                (Arc::new(Ruleset::empty(&paths.host, &settings)), true)
+            }
+            None => (Arc::new(Ruleset::compile(&snapshot, &paths, &settings)), true),
+            Some(last) => match last.ruleset.follow(&last.snapshot, &snapshot, &paths, &settings) {
+                None => (last.ruleset.clone(), false),
+                Some(ruleset) => (Arc::new(ruleset), true),
+            },
+        };
+        // What somebody else had is looked for again at every check: it may be free now.
+        let touched = changed || verify;
+        if touched {
+            self.interceptor.apply(&ruleset)?;
+        }
+        self.last = Some(Brought { snapshot, paths, ruleset });
+        Ok(touched)
+    }
+
+    /// The paths, with what the host is now; the router learns it as well.
+    fn paths(&mut self, snapshot: &MeshSnapshot, verify: bool) -> Result<Arc<PathSnapshot>, InterceptError> {
+        let mut facts = match self.facts.take().filter(|_| !verify) {
+            Some(facts) => facts,
+            None => Arc::new(self.interceptor.facts()?),
+        };
+        let always = self.shared.settings.proxy.as_ref().map(|it| it.kernel_path) == Some(KernelPath::Always);
+        if always && facts.forward_drops {
+            Arc::make_mut(&mut facts).forward_drops = false;
+        }
+        let unknown = |range: &&IpNet| !facts.pod_ranges.contains(range);
+        let ranges: Vec<IpNet> = snapshot.node.pod_ranges.iter().filter(unknown).copied().collect();
+        if !ranges.is_empty() {
+            Arc::make_mut(&mut facts).pod_ranges.extend(ranges);
+        }
+        self.facts = Some(facts.clone());
+        if self.shared.paths.load().host != facts {
+            self.shared.paths.rcu(|old| PathSnapshot { nodes: old.nodes.clone(), host: facts.clone() });
+        }
+        Ok(self.shared.paths.load_full())
+    }
+}
+
+/// Whether the same endpoints are reached in the same ways; round-trip times do not count.
+fn lead_alike(one: &PathSnapshot, other: &PathSnapshot) -> bool {
+    let ways = |paths: &PathSnapshot| -> Vec<(Name, Path, Option<IpAddr>)> {
+        let nodes = paths.nodes.iter().filter(|(_, it)| it.path != Path::Unreachable);
+        nodes.map(|(node, it)| (node.clone(), it.path, it.lan_address)).collect()
+    };
+    one.host == other.host && ways(one) == ways(other)
 }

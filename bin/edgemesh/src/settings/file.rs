@@ -91,6 +91,8 @@ pub(crate) fn of_config(settings: &Settings) -> Result<AgentSettings> {
     });
     let proxy = settings.proxy.as_ref().map(|proxy| ProxyFlags {
         port: proxy.port,
+        kernel_path: proxy.kernel_path,
+        node_port_addresses: proxy.node_port_addresses.clone(),
         max_connections: proxy.max_connections,
         max_udp_sessions: proxy.max_udp_sessions,
         tcp_idle: proxy.tcp_idle,
@@ -103,6 +105,7 @@ pub(crate) fn of_config(settings: &Settings) -> Result<AgentSettings> {
         source,
         file: None,
         unserved: unserved(settings),
+        keep_rules: settings.proxy.as_ref().is_some_and(|proxy| proxy.keep_rules),
         state_dir: settings.process.state_dir.clone(),
         tunnel,
         dns,

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use edgemesh_admin::AccessLog;
+use edgemesh_config::KernelPath;
 use edgemesh_mesh::{MeshOptions, ServiceFilter};
 use edgemesh_metadata::ApiAccess;
 use edgemesh_reflector::Consistency;
 use edgemesh_tunnel::RelayAddress;
+use ipnet::IpNet;
 use lexopt::{Arg, ValueExt as _};
 
 use super::{
@@ -43,6 +45,9 @@ edgemesh agent: DNS, interception, proxy and tunnel of one node
   --proxy-port PORT        loopback port of the interception (default 15001)
   --no-intercept           leave the kernel alone: DNS and tunnel only
   --bridge-device NAME     device of the agent's own addresses (default edgemesh0)
+  --kernel-path MODE       auto (default): the kernel translates connections to endpoints it reaches; always; off
+  --node-port-addresses R  addresses and ranges, separated by commas, at which node ports are open (default: all)
+  --keep-rules             leave the kernel's rules when the agent ends; `edgemesh cleanup` removes them
   --max-connections N      open TCP connections (default 10240)
   --max-udp-sessions N     open UDP sessions (default 4096)
   --tcp-idle SECONDS       default 7200
@@ -130,6 +135,9 @@ struct Raw {
     proxy_port: Option<u16>,
     no_intercept: bool,
     device: Option<String>,
+    kernel_path: Option<KernelPath>,
+    node_port_addresses: Option<Vec<IpNet>>,
+    keep_rules: bool,
     max_connections: Option<usize>,
     max_udp_sessions: Option<usize>,
     tcp_idle: Option<u64>,
@@ -183,6 +191,18 @@ impl Raw {
             "proxy-port" => self.proxy_port = Some(parser.value()?.parse()?),
             "no-intercept" => self.no_intercept = true,
             "bridge-device" => self.device = Some(parser.value()?.string()?),
+            "kernel-path" => {
+                self.kernel_path = Some(match parser.value()?.string()?.as_str() {
+                    "auto" => KernelPath::Auto,
+                    "always" => KernelPath::Always,
+                    "off" => KernelPath::Off,
+                    other => bail!("{other:?} is none of auto, always, off"),
+                });
+            }
+            "node-port-addresses" => {
+                self.node_port_addresses = Some(ranges(&parser.value()?.string()?)?);
+            }
+            "keep-rules" => self.keep_rules = true,
             "max-connections" => self.max_connections = Some(parser.value()?.parse()?),
             "max-udp-sessions" => self.max_udp_sessions = Some(parser.value()?.parse()?),
             "tcp-idle" => self.tcp_idle = Some(parser.value()?.parse()?),
@@ -328,10 +348,15 @@ impl Raw {
                 dns.cluster_domain = domain;
             }
         }
+        settings.keep_rules |= self.keep_rules;
         if self.no_intercept || relay_only {
             settings.proxy = None;
         } else if let Some(proxy) = &mut settings.proxy {
             proxy.port = self.proxy_port.unwrap_or(proxy.port);
+            proxy.kernel_path = self.kernel_path.unwrap_or(proxy.kernel_path);
+            if let Some(ranges) = self.node_port_addresses {
+                proxy.node_port_addresses = ranges;
+            }
             proxy.max_connections = self.max_connections.unwrap_or(proxy.max_connections);
             proxy.max_udp_sessions = self.max_udp_sessions.unwrap_or(proxy.max_udp_sessions);
             proxy.tcp_idle = self.tcp_idle.map_or(proxy.tcp_idle, Duration::from_secs);
@@ -339,6 +364,15 @@ impl Raw {
         }
         Ok(())
     }
+}
+
+/// Addresses and ranges, separated by commas.
+fn ranges(text: &str) -> Result<Vec<IpNet>> {
+    let range = |word: &str| {
+        let host = || word.parse::<IpAddr>().map(IpNet::from);
+        word.parse::<IpNet>().or_else(|_| host()).map_err(|_| anyhow!("{word:?} is no address or range"))
+    };
+    text.split(',').map(|word| range(word.trim())).collect()
 }
 
 /// An agent that was told nothing but its node's name.
@@ -370,12 +404,15 @@ fn defaults(node_name: &str) -> AgentSettings {
         }),
         proxy: Some(ProxyFlags {
             port: DEFAULT_PROXY_PORT,
+            kernel_path: KernelPath::Auto,
+            node_port_addresses: Vec::new(),
             max_connections: 10_240,
             max_udp_sessions: 4_096,
             tcp_idle: Duration::from_secs(7_200),
             udp_idle: Duration::from_secs(60),
         }),
         device: DEFAULT_DEVICE.to_owned(),
+        keep_rules: false,
         admin_socket: PathBuf::from(DEFAULT_ADMIN_SOCKET),
         metrics_listen: DEFAULT_METRICS.parse().ok(),
         access_log: AccessLog::default(),

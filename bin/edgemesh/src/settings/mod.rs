@@ -9,9 +9,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use edgemesh_admin::AccessLog;
+use edgemesh_config::KernelPath;
 use edgemesh_mesh::MeshOptions;
 use edgemesh_metadata::ApiAccess;
 use edgemesh_reflector::Consistency;
+use ipnet::IpNet;
 
 pub(crate) use edgemesh_reflector::percent_encode;
 pub(crate) use flags::{AGENT_HELP, parse_agent, skip_klog};
@@ -46,6 +48,8 @@ pub(crate) struct AgentSettings {
     pub(crate) dns: Option<DnsFlags>,
     pub(crate) proxy: Option<ProxyFlags>,
     pub(crate) device: String,
+    /// The kernel's rules stay when the agent ends.
+    pub(crate) keep_rules: bool,
     pub(crate) admin_socket: PathBuf,
     pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) access_log: AccessLog,
@@ -118,6 +122,9 @@ pub(crate) struct DnsFlags {
 #[derive(Clone, Debug)]
 pub(crate) struct ProxyFlags {
     pub(crate) port: u16,
+    pub(crate) kernel_path: KernelPath,
+    /// Addresses of the host at which node ports are open; none means all.
+    pub(crate) node_port_addresses: Vec<IpNet>,
     pub(crate) max_connections: usize,
     pub(crate) max_udp_sessions: usize,
     pub(crate) tcp_idle: Duration,

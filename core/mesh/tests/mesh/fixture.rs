@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use edgemesh_api::{Object, SourceEvent, decode_value};
-use edgemesh_mesh::{Backend, Distribution, MeshSnapshot, MeshState, Policy, ServiceEntry, ServiceKind};
+use edgemesh_mesh::{
+    Backend, Distribution, FrontendEntry, MeshSnapshot, MeshState, Policy, Scope, ServiceEntry, ServiceKind,
+};
 use serde::Deserialize;
 
 /// Objects of a multi-document fixture; the namespace is `default` where it is left out.
@@ -42,7 +44,12 @@ pub(crate) fn render(snapshot: &MeshSnapshot) -> String {
         service(&mut out, entry);
     }
     for (frontend, entry) in &snapshot.frontends {
-        writeln!(out, "frontend {frontend} {} {}", entry.service.id, entry.port).expect("text");
+        writeln!(out, "frontend {frontend} {} {}{}", entry.service.id, entry.port, scope(entry))
+            .expect("text");
+    }
+    for ((protocol, number), entry) in &snapshot.node_ports {
+        assert_eq!(entry.scope, Scope::NodePort);
+        writeln!(out, "node-port {number}/{protocol} {} {}", entry.service.id, entry.port).expect("text");
     }
     let mut local: Vec<_> = snapshot.local_backends.iter().collect();
     local.sort();
@@ -53,6 +60,16 @@ pub(crate) fn render(snapshot: &MeshSnapshot) -> String {
         writeln!(out, "finding {}: {}", finding.object, finding.message).expect("text");
     }
     out
+}
+
+/// The default, a cluster address, is left out.
+fn scope(entry: &FrontendEntry) -> &'static str {
+    match entry.scope {
+        Scope::Cluster => "",
+        Scope::External => " external",
+        Scope::LoadBalancer => " load-balancer",
+        Scope::NodePort => " node-port",
+    }
 }
 
 fn service(out: &mut String, entry: &ServiceEntry) {
@@ -68,6 +85,16 @@ fn service(out: &mut String, entry: &ServiceEntry) {
     for ip in &entry.external_ips {
         write!(out, " external={ip}").expect("text");
     }
+    for ip in &entry.load_balancer_ips {
+        write!(out, " load-balancer={ip}").expect("text");
+    }
+    if let Some(ranges) = &entry.source_ranges {
+        let ranges: Vec<_> = ranges.iter().map(ToString::to_string).collect();
+        write!(out, " sources={}", ranges.join(",")).expect("text");
+    }
+    if let Some(port) = entry.health_check_node_port {
+        write!(out, " health={port}").expect("text");
+    }
     if let Some(affinity) = entry.affinity {
         write!(out, " affinity={}", affinity.as_secs()).expect("text");
     }
@@ -77,6 +104,7 @@ fn service(out: &mut String, entry: &ServiceEntry) {
         (entry.policy == Policy::Random, "random"),
         (entry.policy == Policy::SourceIpHash, "source-ip-hash"),
         (entry.internal_local, "internal-local"),
+        (entry.external_local, "external-local"),
         (entry.publish_not_ready, "publish-not-ready"),
         (!entry.intercepted, "not-intercepted"),
     ];
@@ -84,7 +112,8 @@ fn service(out: &mut String, entry: &ServiceEntry) {
     out.push('\n');
     for port in &entry.ports {
         let name = port.name.as_deref().unwrap_or("-");
-        writeln!(out, "  port {name} {}/{}", port.port, port.protocol).expect("text");
+        let node_port = port.node_port.map(|number| format!(" node-port={number}")).unwrap_or_default();
+        writeln!(out, "  port {name} {}/{}{node_port}", port.port, port.protocol).expect("text");
         port.backends.iter().for_each(|one| backend(out, one));
     }
 }

@@ -6,6 +6,7 @@ mod fixture;
 mod freshness;
 mod listing;
 mod options;
+mod outer;
 mod pods;
 mod rules;
 mod services;

@@ -10,27 +10,35 @@ metadata: {name: web}
 spec:
   clusterIP: 10.96.0.1
   clusterIPs: [10.96.0.1, "fd00::1"]
-  externalIPs: [192.0.2.7]
+  externalIPs: [192.0.2.7, 192.0.2.6]
   ports:
   - {name: http, port: 80}
   - {name: dns, port: 53, protocol: UDP}
   - {name: sig, port: 9, protocol: SCTP}
-status: {loadBalancer: {ingress: [{ip: 192.0.2.8}, {ip: 192.0.2.9, ipMode: Proxy}, {hostname: lb.example}, {ip: 192.0.2.7}]}}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.8}, {ip: 192.0.2.9, ipMode: Proxy}, {hostname: lb.example}, {ip: 192.0.2.7, ipMode: VIP}, {ip: 192.0.2.10, ipMode: Tunnel}]}}
 "#,
         r#"
-service default/web 10.96.0.1 fd00::1 external=192.0.2.7 external=192.0.2.8
+service default/web 10.96.0.1 fd00::1 external=192.0.2.6 load-balancer=192.0.2.8 load-balancer=192.0.2.7
   port http 80/tcp
   port dns 53/udp
   port sig 9/sctp
+frontend 10.96.0.1:9/sctp default/web 2
 frontend 10.96.0.1:53/udp default/web 1
 frontend 10.96.0.1:80/tcp default/web 0
-frontend 192.0.2.7:53/udp default/web 1
-frontend 192.0.2.7:80/tcp default/web 0
-frontend 192.0.2.8:53/udp default/web 1
-frontend 192.0.2.8:80/tcp default/web 0
+frontend 192.0.2.6:9/sctp default/web 2 external
+frontend 192.0.2.6:53/udp default/web 1 external
+frontend 192.0.2.6:80/tcp default/web 0 external
+frontend 192.0.2.7:9/sctp default/web 2 load-balancer
+frontend 192.0.2.7:53/udp default/web 1 load-balancer
+frontend 192.0.2.7:80/tcp default/web 0 load-balancer
+frontend 192.0.2.8:9/sctp default/web 2 load-balancer
+frontend 192.0.2.8:53/udp default/web 1 load-balancer
+frontend 192.0.2.8:80/tcp default/web 0 load-balancer
+frontend [fd00::1]:9/sctp default/web 2
 frontend [fd00::1]:53/udp default/web 1
 frontend [fd00::1]:80/tcp default/web 0
-finding Service default/web: port 9/sctp is not carried by the mesh
+finding Service default/web: ipMode "Tunnel" of load-balancer address 192.0.2.10 is unknown: it is not intercepted
+finding Service default/web: port 9/sctp reaches endpoints that the kernel reaches by itself: the tunnel carries TCP and UDP
 "#,
     );
 }
@@ -166,8 +174,8 @@ service default/c 10.96.0.1
 frontend 10.96.0.1:80/tcp default/a 0
 frontend 10.96.0.2:80/tcp default/b 0
 frontend 10.96.0.2:81/tcp default/b 1
-frontend 192.0.2.1:80/tcp default/a 0
-frontend 192.0.2.1:81/tcp default/b 1
+frontend 192.0.2.1:80/tcp default/a 0 external
+frontend 192.0.2.1:81/tcp default/b 1 external
 finding Service default/a: external address 10.96.0.2 is the clusterIP of Service default/b
 finding Service default/b: 192.0.2.1:80/tcp belongs to Service default/a
 finding Service default/c: 10.96.0.1:80/tcp belongs to Service default/a

@@ -1,24 +1,18 @@
-use edgemesh_ruleset::{MAX_FRONTENDS, Ruleset};
+use edgemesh_ruleset::MAX_FRONTENDS;
 
-use crate::fixture::{compile, settings, snapshot};
-
-fn words(ruleset: &Ruleset) -> String {
-    let mut lines: Vec<String> =
-        ruleset.frontends.iter().map(|frontend| format!("frontend {frontend}")).collect();
-    lines.extend(ruleset.vips.iter().map(|vip| format!("vip {vip}")));
-    lines.extend(ruleset.refused.iter().map(ToString::to_string));
-    lines.join("\n")
-}
+use crate::fixture::{compile, scene};
+use crate::kernel::words;
 
 #[track_caller]
 fn check(fixture: &str, expected: &str) {
-    check_on_host(fixture, &[], expected);
+    let expected: Vec<&str> = expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    assert_eq!(words(&compile(fixture)), expected.join("\n"));
 }
 
 #[track_caller]
 fn check_on_host(fixture: &str, host: &[&str], expected: &str) {
-    let expected: Vec<&str> = expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    assert_eq!(words(&Ruleset::compile(&snapshot(fixture), &settings(host))), expected.join("\n"));
+    let host: String = host.iter().map(|ip| format!("host {ip}\n")).collect();
+    check(&(host + fixture), expected);
 }
 
 #[test]
@@ -29,10 +23,10 @@ fn every_frontend_with_an_endpoint_in_both_families() {
          ep 10.1.0.1:8080
          port 53/udp
          ep 10.1.0.1:5353",
-        "frontend 10.96.0.1:53/udp
-         frontend 10.96.0.1:80/tcp
-         frontend [fd00:96::1]:53/udp
-         frontend [fd00:96::1]:80/tcp
+        "proxy 10.96.0.1:53/udp
+         proxy 10.96.0.1:80/tcp
+         proxy [fd00:96::1]:53/udp
+         proxy [fd00:96::1]:80/tcp
          vip 10.96.0.1
          vip fd00:96::1",
     );
@@ -42,21 +36,18 @@ fn every_frontend_with_an_endpoint_in_both_families() {
 fn without_an_endpoint_to_try_only_the_address_remains() {
     check("svc web 10.96.0.1\nport 80/tcp", "vip 10.96.0.1");
     check("svc web 10.96.0.1\nport 80/tcp\nep 10.1.0.1:80 notready", "vip 10.96.0.1");
-    check(
-        "svc web 10.96.0.1\nport 80/tcp\nep 10.1.0.1:80 leaving",
-        "frontend 10.96.0.1:80/tcp\nvip 10.96.0.1",
-    );
+    check("svc web 10.96.0.1\nport 80/tcp\nep 10.1.0.1:80 leaving", "proxy 10.96.0.1:80/tcp\nvip 10.96.0.1");
     check(
         "svc web 10.96.0.1\nport 80/tcp\nep 10.1.0.1:80\nport 81/tcp",
-        "frontend 10.96.0.1:80/tcp\nvip 10.96.0.1",
+        "proxy 10.96.0.1:80/tcp\nvip 10.96.0.1",
     );
 }
 
 #[test]
 fn a_local_service_needs_an_endpoint_here() {
     let fixture = |node| format!("node here\nsvc web 10.96.0.1 local\nport 80/tcp\nep 10.1.0.1:80 @{node}");
-    check(&fixture("here"), "frontend 10.96.0.1:80/tcp\nvip 10.96.0.1");
-    check(&fixture("there"), "vip 10.96.0.1");
+    check(&fixture("here"), "proxy 10.96.0.1:80/tcp\nvip 10.96.0.1");
+    check(&fixture("there"), "drop 10.96.0.1:80/tcp\nvip 10.96.0.1");
 }
 
 #[test]
@@ -81,7 +72,7 @@ fn addresses_of_the_host_are_refused_for_each_service() {
          port 81/tcp
          ep 10.1.0.1:81",
         &["192.168.1.5"],
-        "frontend 10.96.0.1:80/tcp
+        "proxy 10.96.0.1:80/tcp
          vip 10.96.0.1
          Service default/bad: 192.168.1.5 is not intercepted: it is an address of this host; give the Service another",
     );
@@ -102,18 +93,18 @@ fn addresses_of_the_host_are_refused_for_each_service() {
 fn every_address_has_a_route_and_ipv4_a_source() {
     let ruleset = compile("svc web 10.96.0.1,fd00:96::1\nport 80/tcp");
     let routes: Vec<String> =
-        ruleset.routes.iter().map(|route| format!("{} {:?}", route.vip, route.source)).collect();
+        ruleset.vips.values().map(|route| format!("{} {:?}", route.vip, route.source)).collect();
     assert_eq!(routes, ["10.96.0.1 Some(169.254.96.16)", "fd00:96::1 None"]);
 }
 
 #[test]
 fn a_host_without_ipv6_gets_no_ipv6_rules() {
-    let settings = edgemesh_ruleset::RulesetSettings { ipv6: false, ..settings(&[]) };
-    let ruleset =
-        Ruleset::compile(&snapshot("svc web 10.96.0.1,fd00:96::1\nport 80/tcp\nep 10.1.0.1:80"), &settings);
+    let mut scene = scene("svc web 10.96.0.1,fd00:96::1\nport 80/tcp\nep 10.1.0.1:80");
+    scene.settings.ipv6 = false;
+    let ruleset = scene.compile();
     assert_eq!(
         words(&ruleset),
-        "frontend 10.96.0.1:80/tcp\nvip 10.96.0.1\n\
+        "proxy 10.96.0.1:80/tcp\nvip 10.96.0.1\n\
          Service default/web: fd00:96::1 is not intercepted: IPv6 is switched off on this host"
     );
     let text = edgemesh_ruleset::render::nft(&ruleset);

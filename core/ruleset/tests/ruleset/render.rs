@@ -32,3 +32,27 @@ fn both_families_and_protocols() {
         "dual.nft",
     );
 }
+
+#[test]
+fn a_node_with_pods() {
+    check(
+        "host 192.168.1.5
+         route 192.168.1.0/24
+         route 0.0.0.0/0 gateway
+         route 10.244.1.0/24 pods
+         route fd00:244:1::/64 pods
+         route 10.244.2.0/24 gateway
+         range here 10.244.1.0/24
+         range there 10.244.2.0/24
+         svc web 10.96.0.1,fd00:96::1
+         port 80/tcp
+         ep 10.244.1.2:8080 @here
+         ep 10.244.2.3:8080 @there
+         ep 10.244.3.4:8080 @far
+         ep [fd00:244:1::2]:8080 @here
+         svc dns 10.96.0.10 affinity
+         port 53/udp
+         ep 10.244.1.3:53 @here",
+        "kernel.nft",
+    );
+}

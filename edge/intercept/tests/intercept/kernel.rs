@@ -2,14 +2,18 @@
 
 use std::net::IpAddr;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgemesh_api::Protocol;
+use edgemesh_api::{Name, ObjectKey, Protocol};
 use edgemesh_intercept::Interceptor;
-use edgemesh_mesh::Frontend;
+use edgemesh_mesh::{
+    Backend, Distribution, Frontend, FrontendEntry, Hints, HostFacts, MeshSnapshot, NodePath, Path,
+    PathSnapshot, Policy, PortEntry, Scope, ServiceEntry, ServiceKind,
+};
 use edgemesh_net::netlink::nft::{Nft, Table};
 use edgemesh_net::netlink::rt::{Handle, TABLE_LOCAL};
-use edgemesh_ruleset::{ADDRESS_V4, Ruleset, RulesetSettings, VipRoute};
+use edgemesh_ruleset::{Ruleset, RulesetSettings};
 
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -23,18 +27,115 @@ pub(crate) fn frontend(text: &str) -> Frontend {
     Frontend { ip: addr.ip(), port: addr.port(), protocol }
 }
 
-/// A ruleset of these frontends, and of addresses without any.
-pub(crate) fn ruleset(settings: &RulesetSettings, frontends: &[&str], bare: &[&str]) -> Ruleset {
-    let mut ruleset = Ruleset::empty(settings);
-    ruleset.frontends.extend(frontends.iter().map(|text| frontend(text)));
-    ruleset.vips.extend(ruleset.frontends.iter().map(|frontend| frontend.ip));
-    ruleset.vips.extend(bare.iter().map(|text| ip(text)));
-    ruleset.routes.extend(ruleset.vips.iter().map(|vip| VipRoute { vip: *vip, source: source(*vip) }));
-    ruleset
+/// A Service with an address or outer addresses, one port, and endpoints.
+#[derive(Clone, Debug)]
+pub(crate) struct Svc {
+    pub(crate) entry: ServiceEntry,
 }
 
-fn source(vip: IpAddr) -> Option<std::net::Ipv4Addr> {
-    vip.is_ipv4().then_some(ADDRESS_V4)
+impl Svc {
+    /// A Service `ADDR:PORT/PROTOCOL` with endpoints `ADDR:PORT[@NODE]`; without a node it is outside the cluster, and the
+    /// node of the tests is `here`.
+    pub(crate) fn new(text: &str, endpoints: &[&str]) -> Self {
+        let Frontend { ip, port, protocol } = frontend(text);
+        let backends: Vec<Backend> = endpoints.iter().map(|text| backend(text)).collect();
+        let port = PortEntry { name: None, port, protocol, node_port: None, backends: backends.into() };
+        Self {
+            entry: ServiceEntry {
+                id: ObjectKey::new("default", text.replace([':', '.', '/', '[', ']'], "-")),
+                kind: ServiceKind::ClusterIp,
+                cluster_ips: vec![ip],
+                external_ips: Vec::new(),
+                load_balancer_ips: Vec::new(),
+                ports: vec![port],
+                affinity: None,
+                distribution: Distribution::Spread,
+                internal_local: false,
+                external_local: false,
+                source_ranges: None,
+                health_check_node_port: None,
+                policy: Policy::RoundRobin,
+                publish_not_ready: false,
+                intercepted: true,
+            },
+        }
+    }
+
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut ServiceEntry)) -> Self {
+        change(&mut self.entry);
+        self
+    }
+
+    pub(crate) fn node_port(self, port: u16) -> Self {
+        self.with(|entry| entry.ports[0].node_port = Some(port))
+    }
+}
+
+fn backend(text: &str) -> Backend {
+    let (addr, node) = text.split_once('@').map_or((text, None), |(addr, node)| (addr, Some(node)));
+    Backend {
+        addr: addr.parse().expect("an endpoint"),
+        node: node.map(Name::from),
+        zone: None,
+        hostname: None,
+        pod: None,
+        ready: true,
+        serving: true,
+        terminating: false,
+        hints: Hints::default(),
+    }
+}
+
+/// The mesh of these Services, and of addresses of a Service without ports.
+pub(crate) fn snapshot(services: &[Svc], bare: &[&str]) -> MeshSnapshot {
+    let mut snapshot = MeshSnapshot::empty(Name::from("here"));
+    let bare = bare.iter().map(|text| Svc::new(&format!("{}:1/tcp", bracketed(text)), &[]));
+    for service in services.iter().cloned().chain(bare) {
+        let service = Arc::new(service.entry);
+        let scopes = [
+            (&service.cluster_ips, Scope::Cluster),
+            (&service.external_ips, Scope::External),
+            (&service.load_balancer_ips, Scope::LoadBalancer),
+        ];
+        for (port, entry) in service.ports.iter().enumerate() {
+            for (ips, scope) in scopes {
+                for ip in ips {
+                    let frontend = Frontend { ip: *ip, port: entry.port, protocol: entry.protocol };
+                    let service = service.clone();
+                    snapshot.frontends.insert(frontend, FrontendEntry { service, port, scope });
+                }
+            }
+            if let Some(node_port) = entry.node_port {
+                let found = FrontendEntry { service: service.clone(), port, scope: Scope::NodePort };
+                snapshot.node_ports.insert((entry.protocol, node_port), found);
+            }
+        }
+        snapshot.services.insert(service.id.clone(), service);
+    }
+    snapshot
+}
+
+fn bracketed(ip: &str) -> String {
+    if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() }
+}
+
+/// What the tunnel knows of nodes `away` and `there`: that it reaches them through a relay.
+pub(crate) fn paths(host: HostFacts) -> PathSnapshot {
+    let relayed = NodePath::new(Path::Relayed);
+    let nodes = ["away", "there"].map(|node| (Name::from(node), relayed));
+    PathSnapshot { nodes: nodes.into(), host: Arc::new(host) }
+}
+
+/// The rules for Services on the host as it is.
+pub(crate) fn rules(interceptor: &mut Interceptor, services: &[Svc], bare: &[&str]) -> Ruleset {
+    let facts = interceptor.facts().expect("facts");
+    Ruleset::compile(&snapshot(services, bare), &paths(facts), interceptor.settings())
+}
+
+/// A ruleset of frontends whose connections go to the listener, and of addresses without any frontend.
+pub(crate) fn ruleset(settings: &RulesetSettings, frontends: &[&str], bare: &[&str]) -> Ruleset {
+    let services: Vec<Svc> = frontends.iter().map(|text| Svc::new(text, &["192.0.2.200:1@away"])).collect();
+    Ruleset::compile(&snapshot(&services, bare), &paths(HostFacts::default()), settings)
 }
 
 /// Brings the loopback up, as it is on any host, and installs.

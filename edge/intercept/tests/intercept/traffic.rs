@@ -30,7 +30,7 @@ fn node() -> Interceptor {
     for scope in ["all", "default", "lo", DEVICE] {
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"), "1").expect("a sysctl");
     }
-    let settings = interceptor.settings().expect("settings");
+    let settings = interceptor.settings().clone();
     let frontends: Vec<String> =
         TCP.iter().map(|it| format!("{it}/tcp")).chain(UDP.iter().map(|it| format!("{it}/udp"))).collect();
     let frontends: Vec<&str> = frontends.iter().map(String::as_str).collect();
@@ -335,7 +335,7 @@ fn a_connection_outlives_the_last_endpoint() {
         return;
     }
     let mut node = node();
-    let settings = node.settings().expect("settings");
+    let settings = node.settings().clone();
     let frontend = addr(TCP[0]);
     let runtime = runtime();
     let _entered = runtime.enter();

@@ -1,8 +1,10 @@
-//! Blocking netlink: links, addresses and routes ([`rt`]), and nftables ([`nft`]).
+//! Blocking netlink: links, addresses and routes ([`rt`]), nftables ([`nft`]), and tracked connections ([`conntrack`]).
 //!
 //! Every handle works in the network namespace of the thread that opened it, also after the thread moved on to
-//! another one. The kernel answers a request before the sending call returns, so nothing here waits on a peer.
+//! another one. The kernel answers a request before the sending call returns, so nothing here waits on a peer; only
+//! [`rt::Monitor`] waits, asynchronously, for what others do.
 
+pub mod conntrack;
 mod message;
 pub mod nft;
 pub mod rt;
@@ -43,6 +45,12 @@ pub enum NetlinkError {
         /// What was read.
         what: String,
     },
+    /// The kernel has no such subsystem.
+    #[error("{what}: this kernel was built without it, or its module is not there")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+    },
     /// A transaction exceeds what the socket may send at once, and cannot be split.
     #[error("nftables transaction of {bytes} bytes exceeds the send buffer (net.core.wmem_max)")]
     TooLarge {
@@ -63,7 +71,10 @@ impl NetlinkError {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
             Self::Socket(error) => error.raw_os_error(),
-            Self::NoAnswer { .. } | Self::Unsettled { .. } | Self::TooLarge { .. } => None,
+            Self::NoAnswer { .. }
+            | Self::Unsettled { .. }
+            | Self::Unsupported { .. }
+            | Self::TooLarge { .. } => None,
         }
     }
 
@@ -85,10 +96,11 @@ impl NetlinkError {
     /// Whether the kernel was built, or is configured, without what was asked for: a protocol, an address family, a
     /// kind of link, a subsystem.
     pub fn is_unsupported(&self) -> bool {
-        matches!(
+        let lacking = matches!(
             self.errno(),
             Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::ESOCKTNOSUPPORT)
-        )
+        );
+        lacking || matches!(self, Self::Unsupported { .. })
     }
 
     /// Whether an address family is switched off: IPv6 by `disable_ipv6` is an access error (`inet6_addr_add`).
@@ -103,6 +115,7 @@ impl NetlinkError {
             Self::Refused { .. } => "refused",
             Self::NoAnswer { .. } => "no_answer",
             Self::Unsettled { .. } => "unsettled",
+            Self::Unsupported { .. } => "unsupported",
             Self::TooLarge { .. } => "too_large",
         }
     }

@@ -146,24 +146,28 @@ impl NetlinkSocket {
         each: impl Fn(u16, &[u8]) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
-            let seq = self.next_seq();
-            let mut message = MessageBuf::default();
-            message.message(kind, NLM_F_REQUEST | NLM_F_DUMP, seq, fixed, &body);
-            self.socket.send(message.as_slice()).map_err(NetlinkError::Socket)?;
-            if let Some(found) = self.read_dump(what, seq, &each)? {
+            let mut found = Vec::new();
+            if self.stream(what, kind, fixed, &body, |kind, payload| found.extend(each(kind, payload)))? {
                 return Ok(found);
             }
         }
         Err(NetlinkError::Unsettled { what: what() })
     }
 
-    fn read_dump<T>(
+    /// Sends a dump request and gives `each` every message as it comes, so that the whole is never in memory. False
+    /// when the kernel says that its state changed meanwhile: then some may be missing and others come twice.
+    pub(crate) fn stream(
         &mut self,
         what: &dyn Fn() -> String,
-        seq: u32,
-        each: &impl Fn(u16, &[u8]) -> Option<T>,
-    ) -> Result<Option<Vec<T>>, NetlinkError> {
-        let mut found = Vec::new();
+        kind: u16,
+        fixed: &[u8],
+        body: impl Fn(&mut MessageBuf),
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> Result<bool, NetlinkError> {
+        let seq = self.next_seq();
+        let mut message = MessageBuf::default();
+        message.message(kind, NLM_F_REQUEST | NLM_F_DUMP, seq, fixed, &body);
+        self.socket.send(message.as_slice()).map_err(NetlinkError::Socket)?;
         let mut interrupted = false;
         loop {
             let len = self.receive(what)?;
@@ -174,19 +178,19 @@ impl NetlinkSocket {
                         let status = read_u32(message.payload).map_or(0, u32::cast_signed);
                         if status < 0 && status != -libc::EINTR {
                             let refused = Answer { seq, errno: -status, detail: String::new(), offset: None };
-                            return refused.into_result(what).map(|()| None);
+                            return refused.into_result(what).map(|()| false);
                         }
-                        return Ok((!interrupted && status == 0).then_some(found));
+                        return Ok(!interrupted && status == 0);
                     }
                     NLMSG_ERROR => {
                         if let Some(answer) = answer(message) {
                             if answer.errno == libc::EINTR {
-                                return Ok(None);
+                                return Ok(false);
                             }
                             answer.into_result(what)?;
                         }
                     }
-                    kind => found.extend(each(kind, message.payload)),
+                    kind => each(kind, message.payload),
                 }
             }
         }
@@ -276,6 +280,25 @@ fn set_option(socket: &Socket, level: i32, option: i32, value: i32) -> io::Resul
             option,
             std::ptr::from_ref(&value).cast(),
             libc::socklen_t::try_from(size_of::<i32>()).expect("four fits"),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Joins multicast groups, with an address of the kernel's choice: without one the socket passes for the kernel itself,
+/// which is not told of what it did.
+#[expect(unsafe_code, reason = "bind for an address family that socket2 does not know")]
+pub(crate) fn bind_groups(socket: &Socket, groups: u32) -> io::Result<()> {
+    // SAFETY: all zeros is a valid sockaddr_nl.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).expect("address families are small");
+    address.nl_groups = groups;
+    // SAFETY: the descriptor is open for the length of the call, and the pointer and length describe `address`.
+    let result = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(&address).cast(),
+            libc::socklen_t::try_from(size_of::<libc::sockaddr_nl>()).expect("twelve fits"),
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -16,7 +16,7 @@ use edgemesh_api::{Name, ObjectKey, Protocol};
 use edgemesh_balance::PickCtx;
 use edgemesh_mesh::{
     Backend, Distribution, Frontend, FrontendEntry, Hints, MeshSnapshot, NodePath, Path, PathSnapshot,
-    Policy, PortEntry, ServiceEntry, ServiceKind,
+    Policy, PortEntry, Scope, ServiceEntry, ServiceKind,
 };
 use edgemesh_net::meet::{Answer, Connect, Connected, Duplex, Inbound, Refusal, Serve};
 use edgemesh_net::socket::Transparency;
@@ -121,7 +121,7 @@ impl Bed {
     pub(crate) fn bind(settings: ProxySettings) -> Self {
         let snapshots = Arc::new(ArcSwap::from_pointee(MeshSnapshot::empty(Name::from("here"))));
         let mut paths = PathSnapshot::default();
-        paths.nodes.insert(Name::from("there"), NodePath { path: Path::Lan, rtt: None });
+        paths.nodes.insert(Name::from("there"), NodePath::new(Path::Lan));
         let paths = Arc::new(ArcSwap::from_pointee(paths));
         let router = Arc::new(Router::new());
         let observe = Arc::new(Recorder::default());
@@ -201,16 +201,26 @@ impl Bed {
             kind: ServiceKind::ClusterIp,
             cluster_ips: vec![addr.ip()],
             external_ips: Vec::new(),
-            ports: vec![PortEntry { name: None, port: addr.port(), protocol, backends: backends.into() }],
+            load_balancer_ips: Vec::new(),
+            ports: vec![PortEntry {
+                name: None,
+                port: addr.port(),
+                protocol,
+                node_port: None,
+                backends: backends.into(),
+            }],
             affinity: None,
             distribution: Distribution::Spread,
             internal_local: false,
+            external_local: false,
+            source_ranges: None,
+            health_check_node_port: None,
             policy: Policy::RoundRobin,
             publish_not_ready: false,
             intercepted: true,
         });
         let frontend = Frontend { ip: addr.ip(), port: addr.port(), protocol };
-        snapshot.frontends.insert(frontend, FrontendEntry { service, port: 0 });
+        snapshot.frontends.insert(frontend, FrontendEntry { service, port: 0, scope: Scope::Cluster });
         self.snapshots.store(Arc::new(snapshot));
         addr
     }

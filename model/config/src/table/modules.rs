@@ -202,6 +202,27 @@ pub(super) const PROXY: &[Field] = &[
         "loopback port that intercepted connections reach",
     ),
     Field::ours(
+        "modules.edgeProxy.kernelPath",
+        Roles::Agent,
+        Shape::OneOf(&["auto", "always", "off"]),
+        Preset::Text("auto"),
+        "whether the kernel translates connections to endpoints that it reaches; `auto` leaves those of pods to the proxy where the host's firewall drops forwarded packets by default, `always` trusts the firewall to accept them, `off` leaves all to the proxy",
+    ),
+    Field::ours(
+        "modules.edgeProxy.nodePortAddresses",
+        Roles::Agent,
+        Shape::Nets,
+        Preset::Text(""),
+        "addresses and ranges of the host at which node ports are open; all but loopback when empty",
+    ),
+    Field::ours(
+        "modules.edgeProxy.keepRules",
+        Roles::Agent,
+        Shape::Flag,
+        Preset::Flag(true),
+        "the kernel's rules stay when the agent ends, so that connections go on while it is restarted; `edgemesh cleanup` removes them",
+    ),
+    Field::ours(
         "modules.edgeProxy.maxConnections",
         Roles::Agent,
         Shape::Number(1, MAX_OPEN),

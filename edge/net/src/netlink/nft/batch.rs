@@ -1,10 +1,10 @@
+use super::set::write_set;
 use super::{
-    Base, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, Chain, DATA_VALUE, ELEM_DATA,
-    ELEM_KEY, ELEM_LIST_ELEMENTS, ELEM_LIST_SET, ELEM_LIST_TABLE, EXPR_NAME, Element, HOOK_NUM,
-    HOOK_PRIORITY, LIST_ELEM, MSG_DELCHAIN, MSG_DELRULE, MSG_DELSET, MSG_DELSETELEM, MSG_DELTABLE,
-    MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWSET, MSG_NEWSETELEM, MSG_NEWTABLE, Nft, RULE_CHAIN, RULE_HANDLE,
-    RULE_TABLE, Rule, SET_DATA_LEN, SET_DATA_TYPE, SET_FLAGS, SET_ID, SET_KEY_LEN, SET_KEY_TYPE, SET_NAME,
-    SET_TABLE, SUBSYSTEM, Set, TABLE_NAME, Table, message_type, nfgen, packed_len, packed_type,
+    Base, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, Chain, ELEM_LIST_ELEMENTS,
+    ELEM_LIST_SET, ELEM_LIST_TABLE, EXPR_NAME, Element, HOOK_NUM, HOOK_PRIORITY, LIST_ELEM, Learned,
+    MSG_DELCHAIN, MSG_DELRULE, MSG_DELSET, MSG_DELSETELEM, MSG_DELTABLE, MSG_NEWCHAIN, MSG_NEWRULE,
+    MSG_NEWSET, MSG_NEWSETELEM, MSG_NEWTABLE, Nft, RULE_CHAIN, RULE_HANDLE, RULE_TABLE, Rule, SET_NAME,
+    SET_TABLE, SUBSYSTEM, Set, SetOptions, TABLE_NAME, Table, message_type, nfgen,
 };
 use crate::netlink::message::{Attrs, HEADER_LEN};
 use crate::netlink::socket::Answer;
@@ -16,11 +16,9 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
-const SET_FLAG_MAP: u32 = 8;
-const SET_FLAG_EVAL: u32 = 0x20;
-/// The length of an attribute has 16 bits, and the list of elements is one attribute; an element takes at most
-/// some hundred bytes.
-const ELEMENTS_PER_MESSAGE: usize = 512;
+/// The length of an attribute has 16 bits, and the list of elements is one attribute. An element takes below 1 KiB:
+/// two keys and a value of 64 bytes at most (`NFT_DATA_VALUE_MAXLEN`), or the name of a chain (`NFT_NAME_MAXLEN`, 256).
+const ELEMENT_BYTES_PER_MESSAGE: usize = 48 * 1024;
 /// Header and `nfgenmsg` of the messages that begin and end a batch.
 const FRAME_LEN: usize = 2 * (HEADER_LEN + 4);
 
@@ -144,30 +142,33 @@ impl Batch {
         });
     }
 
-    /// Adds a set or map.
+    /// Adds a set, or a map when it has data.
     pub fn add_set(&mut self, table: Table<'_>, set: Set<'_>) {
-        self.set(table, set, if set.data.is_empty() { 0 } else { SET_FLAG_MAP });
+        self.add_set_with(table, set, SetOptions::default());
     }
 
-    /// Adds a map that rules fill while packets pass ([`super::Expr::Learn`]); the kernel bounds it at 65535 elements.
-    pub fn add_learned_map(&mut self, table: Table<'_>, set: Set<'_>) {
-        self.set(table, set, SET_FLAG_MAP | SET_FLAG_EVAL);
+    /// Adds a map whose data are verdicts ([`super::Expr::VerdictMap`]); `set` has no data of its own.
+    pub fn add_verdict_map(&mut self, table: Table<'_>, set: Set<'_>) {
+        self.add_set_with(table, set, SetOptions { verdicts: true, ..SetOptions::default() });
     }
 
-    fn set(&mut self, table: Table<'_>, set: Set<'_>, flags: u32) {
+    /// Adds a set, or a map when it has data, whose keys are ranges: of a simple key ([`super::prefixes`]), or of any
+    /// part of a concatenation ([`Element::to`], Linux 5.6).
+    pub fn add_interval_set(&mut self, table: Table<'_>, set: Set<'_>) {
+        self.add_set_with(table, set, SetOptions { interval: true, ..SetOptions::default() });
+    }
+
+    /// Adds a set, or a map when it has data, that rules fill while packets pass ([`super::Expr::Learn`]).
+    pub fn add_learned_map(&mut self, table: Table<'_>, set: Set<'_>, learned: Learned) {
+        self.add_set_with(table, set, SetOptions { learned: Some(learned), ..SetOptions::default() });
+    }
+
+    /// Adds a set or map that is kept in any way the kernel knows.
+    pub fn add_set_with(&mut self, table: Table<'_>, set: Set<'_>, options: SetOptions) {
         self.sets += 1;
         let id = self.sets;
         self.step(MSG_NEWSET, NLM_F_CREATE, table, format!("add set {}", set.name), |message| {
-            message.attr_str(SET_TABLE, table.name);
-            message.attr_str(SET_NAME, set.name);
-            message.attr_be32(SET_ID, id);
-            message.attr_be32(SET_FLAGS, flags);
-            message.attr_be32(SET_KEY_TYPE, packed_type(set.key));
-            message.attr_be32(SET_KEY_LEN, packed_len(set.key));
-            if !set.data.is_empty() {
-                message.attr_be32(SET_DATA_TYPE, packed_type(set.data));
-                message.attr_be32(SET_DATA_LEN, packed_len(set.data));
-            }
+            write_set(message, table.name, set, options, id);
         });
     }
 
@@ -182,36 +183,43 @@ impl Batch {
     /// Adds elements to a set. In a batch that exceeds the host's send buffer, elements that come last may be
     /// committed after the rest.
     pub fn add_elements(&mut self, table: Table<'_>, set: &str, elements: impl IntoIterator<Item = Element>) {
-        self.elements(MSG_NEWSETELEM, NLM_F_CREATE, table, set, elements, "add elements to");
+        self.elements(MSG_NEWSETELEM, table, set, elements);
     }
 
-    /// Deletes elements of a set; each must be there.
+    /// Deletes elements of a set by their keys; each must be there.
     pub fn delete_elements(
         &mut self,
         table: Table<'_>,
         set: &str,
         elements: impl IntoIterator<Item = Element>,
     ) {
-        self.elements(MSG_DELSETELEM, 0, table, set, elements, "delete elements of");
+        self.elements(MSG_DELSETELEM, table, set, elements);
     }
 
     fn elements(
         &mut self,
         kind: u16,
-        flags: u16,
         table: Table<'_>,
         set: &str,
         elements: impl IntoIterator<Item = Element>,
-        verb: &str,
     ) {
+        let (flags, verb) = match kind {
+            MSG_NEWSETELEM => (NLM_F_CREATE, "add elements to"),
+            _ => (0, "delete elements of"),
+        };
         let mut elements = elements.into_iter().peekable();
         while elements.peek().is_some() {
             self.step(kind, flags, table, format!("{verb} {set}"), |message| {
                 message.attr_str(ELEM_LIST_TABLE, table.name);
                 message.attr_str(ELEM_LIST_SET, set);
                 message.nest(ELEM_LIST_ELEMENTS, |message| {
-                    for element in elements.by_ref().take(ELEMENTS_PER_MESSAGE) {
-                        write_element(message, &element);
+                    while message.len() < ELEMENT_BYTES_PER_MESSAGE
+                        && let Some(element) = elements.next()
+                    {
+                        message.nest(LIST_ELEM, |message| match kind {
+                            MSG_NEWSETELEM => element.write(message),
+                            _ => element.write_key(message),
+                        });
                     }
                 });
             });
@@ -238,15 +246,6 @@ impl Batch {
     fn indivisible(&self) -> usize {
         self.steps.iter().rposition(|step| !step.elements).map_or(0, |last| last + 1)
     }
-}
-
-fn write_element(message: &mut MessageBuf, element: &Element) {
-    message.nest(LIST_ELEM, |message| {
-        message.nest(ELEM_KEY, |message| message.attr(DATA_VALUE, &element.key));
-        if let Some(data) = &element.data {
-            message.nest(ELEM_DATA, |message| message.attr(DATA_VALUE, data));
-        }
-    });
 }
 
 impl Nft {

@@ -1,16 +1,21 @@
-use super::{
-    DATA_VALUE, EXPR_DATA, EXPR_NAME, Family, LIST_ELEM, RULE_EXPRESSIONS, RULE_USERDATA, UDATA_COMMENT,
-};
+use std::time::Duration;
+
+use super::set::{millis, write_value, write_verdict};
+use super::{EXPR_DATA, EXPR_NAME, Family, LIST_ELEM};
 use crate::netlink::MessageBuf;
 
-const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
-const VERDICT_CHAIN: u16 = 2;
 const REG_VERDICT: u32 = 0;
 /// The first of the sixteen 32-bit registers (`NFT_REG32_00`).
 const REG32_00: u32 = 8;
-/// `IFNAMSIZ`.
-const INTERFACE_NAME_LEN: usize = 16;
+/// `enum nft_ct_keys`.
+const CT_STATE: u32 = 0;
+const CT_STATUS: u32 = 2;
+/// `enum ip_conntrack_dir`.
+const CT_DIR_ORIGINAL: u8 = 0;
+/// `enum nft_hash_types`.
+const HASH_JENKINS: u32 = 0;
+/// `enum nft_fib_result`.
+const FIB_RESULT_ADDRTYPE: u32 = 3;
 
 /// Bits of `ct state` (`NF_CT_STATE_BIT`).
 pub mod ct_state {
@@ -24,6 +29,28 @@ pub mod ct_state {
     pub const NEW: u32 = 8;
     /// Exempt from tracking.
     pub const UNTRACKED: u32 = 64;
+}
+
+/// Bits of `ct status` and of a conntrack entry (`enum ip_conntrack_status`).
+pub mod ct_status {
+    /// Packets were seen in both directions.
+    pub const SEEN_REPLY: u32 = 2;
+    /// Not given up early when the table is full.
+    pub const ASSURED: u32 = 4;
+    /// The first packet left the host or reached a socket.
+    pub const CONFIRMED: u32 = 8;
+    /// The source is translated.
+    pub const SRC_NAT: u32 = 0x10;
+    /// The destination is translated.
+    pub const DST_NAT: u32 = 0x20;
+    /// It was decided whether the source is translated.
+    pub const SRC_NAT_DONE: u32 = 0x80;
+    /// It was decided whether the destination is translated.
+    pub const DST_NAT_DONE: u32 = 0x100;
+    /// Deleted, and held only by packets under way.
+    pub const DYING: u32 = 0x200;
+    /// Its packets go through a flow table.
+    pub const OFFLOAD: u32 = 0x4000;
 }
 
 /// Flags of translations (`NF_NAT_RANGE_*`).
@@ -105,8 +132,58 @@ pub enum Nat {
     Dnat,
 }
 
+/// A part of a connection's original tuple: what its first packet had before it was translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CtField {
+    /// IPv4 source; a connection of another family ends the rule.
+    Saddr4,
+    /// IPv4 destination; a connection of another family ends the rule.
+    Daddr4,
+    /// IPv6 source; a connection of another family ends the rule.
+    Saddr6,
+    /// IPv6 destination; a connection of another family ends the rule.
+    Daddr6,
+    /// Source port.
+    ProtoSrc,
+    /// Destination port.
+    ProtoDst,
+}
+
+impl CtField {
+    /// `enum nft_ct_keys`; those with an address family need Linux 4.17.
+    fn code(self) -> u32 {
+        match self {
+            Self::ProtoSrc => 11,
+            Self::ProtoDst => 12,
+            Self::Saddr4 => 19,
+            Self::Daddr4 => 20,
+            Self::Saddr6 => 21,
+            Self::Daddr6 => 22,
+        }
+    }
+}
+
+/// Which address of a packet is looked up in the routing tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "nftables' own names")]
+pub enum FibAddr {
+    Saddr,
+    Daddr,
+}
+
+/// What becomes of a key that is in the set already (`enum nft_dynset_ops`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LearnOp {
+    /// It stays as it is.
+    Add,
+    /// Its time starts anew. Its value stays; only one that is not there gets the value of the packet.
+    Update,
+    /// It is deleted; a key that is not there ends the rule (Linux 5.1).
+    Delete,
+}
+
 /// What becomes of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
     /// Goes on to the next chain of the hook.
     Accept,
@@ -114,8 +191,12 @@ pub enum Verdict {
     Drop,
     /// Goes on in another chain, and comes back.
     Jump(String),
+    /// Goes on in another chain, and comes back to where this chain was jumped to from.
+    Goto(String),
     /// Goes back to the chain it came from.
     Return,
+    /// Any other code, only read.
+    Other(i32),
 }
 
 /// One expression of a rule. Registers are indices 0 to 15.
@@ -149,11 +230,39 @@ pub enum Expr {
         invert: bool,
         value: Option<u32>,
     },
+    /// Ends in the verdict that the map made by [`super::Batch::add_verdict_map`] has for the key from `reg` on;
+    /// continues when there is none.
+    VerdictMap {
+        set: String,
+        reg: u32,
+    },
     Immediate {
         reg: u32,
         data: Vec<u8>,
     },
     CtState {
+        reg: u32,
+    },
+    /// Bits of [`ct_status`].
+    CtStatus {
+        reg: u32,
+    },
+    /// What the connection's first packet had before it was translated.
+    CtOriginal {
+        field: CtField,
+        reg: u32,
+    },
+    /// `dreg` becomes Jenkins' hash of `len` bytes from `sreg` on, below `modulus`; equal seeds give equal hashes.
+    Jhash {
+        sreg: u32,
+        len: u32,
+        dreg: u32,
+        modulus: u32,
+        seed: u32,
+    },
+    /// `reg` becomes the type (`RTN_*`, in the host's byte order) of the route to an address.
+    FibType {
+        addr: FibAddr,
         reg: u32,
     },
     /// Counts up, or draws, below `modulus`.
@@ -172,12 +281,15 @@ pub enum Expr {
     HtonU16 {
         reg: u32,
     },
-    /// Remembers a key with a value in a map made by [`super::Batch::add_learned_map`]; a key that is there keeps
-    /// its value.
+    /// Remembers a key, in a map with a value, in a set made by [`super::Batch::add_learned_map`]. A full set ends
+    /// the rule.
     Learn {
+        op: LearnOp,
         set: String,
         key: u32,
-        value: u32,
+        value: Option<u32>,
+        /// How long the element lives, in place of what the set says; only in sets with a timeout.
+        timeout: Option<Duration>,
     },
     Counter,
     Notrack,
@@ -208,9 +320,11 @@ impl Expr {
             Self::Payload { .. } => "payload",
             Self::Cmp { .. } => "cmp",
             Self::Mask { .. } => "bitwise",
-            Self::Lookup { .. } => "lookup",
+            Self::Lookup { .. } | Self::VerdictMap { .. } => "lookup",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
-            Self::CtState { .. } => "ct",
+            Self::CtState { .. } | Self::CtStatus { .. } | Self::CtOriginal { .. } => "ct",
+            Self::Jhash { .. } => "hash",
+            Self::FibType { .. } => "fib",
             Self::Numgen { .. } | Self::NumgenFrom { .. } => "numgen",
             Self::HtonU16 { .. } => "byteorder",
             Self::Learn { .. } => "dynset",
@@ -223,7 +337,7 @@ impl Expr {
         }
     }
 
-    fn write(&self, message: &mut MessageBuf) {
+    pub(super) fn write(&self, message: &mut MessageBuf) {
         message.nest(LIST_ELEM, |message| {
             message.attr_str(EXPR_NAME, self.name());
             message.nest(EXPR_DATA, |message| self.write_fields(message));
@@ -269,13 +383,32 @@ impl Expr {
                     message.attr_be32(5, 1);
                 }
             }
+            Self::VerdictMap { set, reg } => {
+                message.attr_str(1, set);
+                message.attr_be32(2, REG32_00 + reg);
+                message.attr_be32(3, REG_VERDICT);
+            }
             Self::Immediate { reg, data } => {
                 message.attr_be32(1, REG32_00 + reg);
                 write_value(message, 2, data);
             }
-            Self::CtState { reg } => {
+            Self::CtState { .. } | Self::CtStatus { .. } | Self::CtOriginal { .. } => self.write_ct(message),
+            Self::Jhash { sreg, len, dreg, modulus, seed } => {
+                message.attr_be32(1, REG32_00 + sreg);
+                message.attr_be32(2, REG32_00 + dreg);
+                message.attr_be32(3, *len);
+                message.attr_be32(4, *modulus);
+                message.attr_be32(5, *seed);
+                message.attr_be32(7, HASH_JENKINS);
+            }
+            Self::FibType { addr, reg } => {
+                let flags = match addr {
+                    FibAddr::Saddr => 1,
+                    FibAddr::Daddr => 2,
+                };
                 message.attr_be32(1, REG32_00 + reg);
-                message.attr_be32(2, 0);
+                message.attr_be32(2, FIB_RESULT_ADDRTYPE);
+                message.attr_be32(3, flags);
             }
             Self::Numgen { reg, modulus, random } => {
                 message.attr_be32(1, REG32_00 + reg);
@@ -289,7 +422,29 @@ impl Expr {
             Self::Tproxy { .. } | Self::Reject(_) | Self::Masquerade { .. } | Self::Nat { .. } => {
                 self.write_target(message);
             }
-            Self::Verdict(verdict) => write_verdict(message, verdict),
+            Self::Verdict(verdict) => {
+                message.attr_be32(1, REG_VERDICT);
+                message.nest(2, |message| write_verdict(message, verdict));
+            }
+        }
+    }
+
+    fn write_ct(&self, message: &mut MessageBuf) {
+        match self {
+            Self::CtState { reg } => {
+                message.attr_be32(1, REG32_00 + reg);
+                message.attr_be32(2, CT_STATE);
+            }
+            Self::CtStatus { reg } => {
+                message.attr_be32(1, REG32_00 + reg);
+                message.attr_be32(2, CT_STATUS);
+            }
+            Self::CtOriginal { field, reg } => {
+                message.attr_be32(1, REG32_00 + reg);
+                message.attr_be32(2, field.code());
+                message.attr(3, &[CT_DIR_ORIGINAL]);
+            }
+            _ => {}
         }
     }
 
@@ -308,11 +463,16 @@ impl Expr {
                 message.attr_be32(4, 2);
                 message.attr_be32(5, 2);
             }
-            Self::Learn { set, key, value } => {
+            Self::Learn { op, set, key, value, timeout } => {
                 message.attr_str(1, set);
-                message.attr_be32(3, 0);
+                message.attr_be32(3, *op as u32);
                 message.attr_be32(4, REG32_00 + key);
-                message.attr_be32(5, REG32_00 + value);
+                if let Some(value) = value {
+                    message.attr_be32(5, REG32_00 + value);
+                }
+                if let Some(timeout) = timeout {
+                    message.attr(6, &millis(*timeout));
+                }
             }
             _ => {}
         }
@@ -351,173 +511,4 @@ impl Expr {
             _ => {}
         }
     }
-}
-
-fn write_value(message: &mut MessageBuf, kind: u16, data: &[u8]) {
-    message.nest(kind, |message| message.attr(DATA_VALUE, data));
-}
-
-fn write_verdict(message: &mut MessageBuf, verdict: &Verdict) {
-    let (code, chain) = match verdict {
-        Verdict::Drop => (0, None),
-        Verdict::Accept => (1, None),
-        Verdict::Jump(chain) => (-3, Some(chain)),
-        Verdict::Return => (-5, None),
-    };
-    message.attr_be32(1, REG_VERDICT);
-    message.nest(2, |message| {
-        message.nest(DATA_VERDICT, |message| {
-            message.attr_be32(VERDICT_CODE, i32::cast_unsigned(code));
-            if let Some(chain) = chain {
-                message.attr_str(VERDICT_CHAIN, chain);
-            }
-        });
-    });
-}
-
-/// A rule under construction: each method appends an expression or a matching pair of them. Register 0 is used
-/// for single values.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rule {
-    /// The expressions, evaluated in order until one does not match.
-    pub exprs: Vec<Expr>,
-    /// Shown by `nft list`.
-    pub comment: Option<String>,
-}
-
-impl Rule {
-    /// A rule that matches every packet and does nothing.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Appends an expression.
-    #[must_use]
-    pub fn expr(mut self, expr: Expr) -> Self {
-        self.exprs.push(expr);
-        self
-    }
-
-    /// Sets the comment; at most 128 bytes of it are kept (libnftnl's limit).
-    #[must_use]
-    pub fn comment(mut self, comment: &str) -> Self {
-        let end = comment.floor_char_boundary(127);
-        self.comment = Some(comment[..end].to_owned());
-        self
-    }
-
-    /// Matches a property.
-    #[must_use]
-    pub fn meta(self, key: Meta, op: Cmp, value: &[u8]) -> Self {
-        self.expr(Expr::Meta { key, reg: 0 }).expr(Expr::Cmp { op, reg: 0, data: value.to_vec() })
-    }
-
-    /// Matches the input interface by name.
-    #[must_use]
-    pub fn iifname(self, name: &str) -> Self {
-        self.meta(Meta::Iifname, Cmp::Eq, &interface(name))
-    }
-
-    /// Matches the output interface by name.
-    #[must_use]
-    pub fn oifname(self, name: &str) -> Self {
-        self.meta(Meta::Oifname, Cmp::Eq, &interface(name))
-    }
-
-    /// Matches IPv4 or IPv6 packets in an `inet` table.
-    #[must_use]
-    pub fn nfproto(self, family: Family) -> Self {
-        self.meta(Meta::Nfproto, Cmp::Eq, &[family.code()])
-    }
-
-    /// Matches the transport protocol, `IPPROTO_*`.
-    #[must_use]
-    pub fn l4proto(self, op: Cmp, proto: u8) -> Self {
-        self.meta(Meta::L4proto, op, &[proto])
-    }
-
-    /// Matches bytes of the packet.
-    #[must_use]
-    pub fn payload(self, base: PayloadBase, offset: u32, op: Cmp, value: &[u8]) -> Self {
-        let len = u32::try_from(value.len()).expect("values fit in registers");
-        self.expr(Expr::Payload { base, offset, len, reg: 0 }).expr(Expr::Cmp {
-            op,
-            reg: 0,
-            data: value.to_vec(),
-        })
-    }
-
-    /// Matches connections in any of the states of [`ct_state`].
-    #[must_use]
-    pub fn ct_state(self, states: u32) -> Self {
-        self.expr(Expr::CtState { reg: 0 })
-            .expr(Expr::Mask { reg: 0, mask: states.to_ne_bytes().to_vec() })
-            .expr(Expr::Cmp { op: Cmp::Neq, reg: 0, data: vec![0; 4] })
-    }
-
-    /// Counts packets and bytes.
-    #[must_use]
-    pub fn counter(self) -> Self {
-        self.expr(Expr::Counter)
-    }
-
-    /// Ends in a verdict.
-    #[must_use]
-    pub fn verdict(self, verdict: Verdict) -> Self {
-        self.expr(Expr::Verdict(verdict))
-    }
-
-    /// Accepts.
-    #[must_use]
-    pub fn accept(self) -> Self {
-        self.verdict(Verdict::Accept)
-    }
-
-    /// Drops.
-    #[must_use]
-    pub fn drop(self) -> Self {
-        self.verdict(Verdict::Drop)
-    }
-
-    /// Translates the source to the address of the output interface; flags of [`nat_flags`].
-    #[must_use]
-    pub fn masquerade(self, flags: u32) -> Self {
-        self.expr(Expr::Masquerade { flags })
-    }
-
-    /// Translates to an address, and a port if given.
-    #[must_use]
-    pub fn nat(self, kind: Nat, to: std::net::IpAddr, port: Option<u16>) -> Self {
-        // An IPv6 address takes the registers 0 to 3.
-        let (family, addr) = match to {
-            std::net::IpAddr::V4(to) => (Family::Ip, to.octets().to_vec()),
-            std::net::IpAddr::V6(to) => (Family::Ip6, to.octets().to_vec()),
-        };
-        let mut rule = self.expr(Expr::Immediate { reg: 0, data: addr });
-        if let Some(port) = port {
-            rule = rule.expr(Expr::Immediate { reg: 4, data: port.to_be_bytes().to_vec() });
-        }
-        rule.expr(Expr::Nat { kind, family, addr: 0, port: port.map(|_| 4), flags: 0 })
-    }
-
-    pub(super) fn write(&self, message: &mut MessageBuf) {
-        message.nest(RULE_EXPRESSIONS, |message| {
-            for expr in &self.exprs {
-                expr.write(message);
-            }
-        });
-        if let Some(comment) = &self.comment {
-            let len = u8::try_from(comment.len() + 1).unwrap_or(u8::MAX);
-            let mut userdata = vec![UDATA_COMMENT, len];
-            userdata.extend_from_slice(comment.as_bytes());
-            userdata.push(0);
-            message.attr(RULE_USERDATA, &userdata);
-        }
-    }
-}
-
-fn interface(name: &str) -> Vec<u8> {
-    let mut bytes = name.as_bytes().to_vec();
-    bytes.resize(INTERFACE_NAME_LEN, 0);
-    bytes
 }

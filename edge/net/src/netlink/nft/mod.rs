@@ -6,10 +6,17 @@
 mod batch;
 mod expr;
 mod read;
+mod rule;
+mod set;
 
 pub use batch::{Batch, Committed};
-pub use expr::{Cmp, Expr, Meta, Nat, PayloadBase, Reject, Rule, Verdict, ct_state, nat_flags};
-pub use read::{ChainState, RuleState, SetState, TableState};
+pub use expr::{
+    Cmp, CtField, Expr, FibAddr, LearnOp, Meta, Nat, PayloadBase, Reject, Verdict, ct_state, ct_status,
+    nat_flags,
+};
+pub use read::{BaseChain, ChainState, RuleState, SetState, TableState};
+pub use rule::Rule;
+pub use set::{Data, Element, KeyType, Learned, Set, SetOptions, concat, prefixes};
 
 use super::{NetlinkError, NetlinkSocket};
 
@@ -48,13 +55,29 @@ const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LEN: u16 = 5;
 const SET_DATA_TYPE: u16 = 6;
 const SET_DATA_LEN: u16 = 7;
+const SET_DESC: u16 = 9;
 const SET_ID: u16 = 10;
+const SET_TIMEOUT: u16 = 11;
+const SET_DESC_SIZE: u16 = 1;
+const SET_DESC_CONCAT: u16 = 2;
+const SET_FIELD_LEN: u16 = 1;
+const SET_FLAG_INTERVAL: u32 = 4;
+const SET_FLAG_MAP: u32 = 8;
+const SET_FLAG_TIMEOUT: u32 = 0x10;
+const SET_FLAG_EVAL: u32 = 0x20;
+const SET_FLAG_CONCAT: u32 = 0x80;
 const ELEM_LIST_TABLE: u16 = 1;
 const ELEM_LIST_SET: u16 = 2;
 const ELEM_LIST_ELEMENTS: u16 = 3;
 const ELEM_KEY: u16 = 1;
 const ELEM_DATA: u16 = 2;
+const ELEM_FLAGS: u16 = 3;
+const ELEM_TIMEOUT: u16 = 4;
+const ELEM_EXPIRATION: u16 = 5;
+const ELEM_KEY_END: u16 = 10;
+const ELEM_FLAG_INTERVAL_END: u32 = 1;
 const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
@@ -176,103 +199,6 @@ pub struct Chain<'a> {
     pub name: &'a str,
     /// Where it is called.
     pub base: Option<Base>,
-}
-
-/// Type of a set's key or of one part of it; nft's number, so that `nft list` prints it well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(missing_docs, reason = "nftables' own names")]
-pub enum KeyType {
-    Ipv4Addr,
-    Ipv6Addr,
-    InetProto,
-    InetService,
-    Mark,
-}
-
-impl KeyType {
-    /// nft's numbers (`enum datatypes`); they mean nothing to the kernel.
-    fn code(self) -> u32 {
-        match self {
-            Self::Ipv4Addr => 7,
-            Self::Ipv6Addr => 8,
-            Self::InetProto => 12,
-            Self::InetService => 13,
-            Self::Mark => 19,
-        }
-    }
-
-    /// Bytes in registers: a multiple of four.
-    fn padded_len(self) -> u32 {
-        match self {
-            Self::Ipv6Addr => 16,
-            Self::Ipv4Addr | Self::InetProto | Self::InetService | Self::Mark => 4,
-        }
-    }
-
-    fn len(self) -> u32 {
-        match self {
-            Self::Ipv6Addr => 16,
-            Self::Ipv4Addr | Self::Mark => 4,
-            Self::InetService => 2,
-            Self::InetProto => 1,
-        }
-    }
-}
-
-/// A named set, or a map when it has data. Intervals are not supported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Set<'a> {
-    /// Name, unique in the table.
-    pub name: &'a str,
-    /// Parts of the key; more than one is a concatenation.
-    pub key: &'a [KeyType],
-    /// Parts of the value, for a map.
-    pub data: &'a [KeyType],
-}
-
-/// Bits by which nft packs the types of a concatenation into one number (`TYPE_BITS`).
-const TYPE_BITS: u32 = 6;
-
-fn packed_type(parts: &[KeyType]) -> u32 {
-    parts.iter().fold(0, |packed, part| packed << TYPE_BITS | part.code())
-}
-
-fn packed_len(parts: &[KeyType]) -> u32 {
-    match parts {
-        [single] => single.len(),
-        parts => parts.iter().map(|part| part.padded_len()).sum(),
-    }
-}
-
-/// An element of a set: its key, with every part of a concatenation padded to four bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Element {
-    /// The key.
-    pub key: Vec<u8>,
-    /// The value, in a map.
-    pub data: Option<Vec<u8>>,
-}
-
-impl Element {
-    /// An element of a set whose key is the concatenation of `parts`.
-    pub fn concat(parts: &[&[u8]]) -> Self {
-        Self { key: concat(parts), data: None }
-    }
-
-    /// An element of a set with a simple key.
-    pub fn single(key: &[u8]) -> Self {
-        Self { key: key.to_vec(), data: None }
-    }
-}
-
-/// Parts of a key or value, each padded to four bytes.
-pub fn concat(parts: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for part in parts {
-        bytes.extend_from_slice(part);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    bytes
 }
 
 /// Reads and changes nftables of one network namespace.

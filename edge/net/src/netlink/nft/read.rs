@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use super::{
-    CHAIN_HANDLE, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, DATA_VALUE, ELEM_DATA,
-    ELEM_KEY, ELEM_LIST_ELEMENTS, ELEM_LIST_SET, ELEM_LIST_TABLE, EXPR_NAME, Element, Family, GEN_ID,
-    HOOK_NUM, HOOK_PRIORITY, MSG_GETCHAIN, MSG_GETGEN, MSG_GETRULE, MSG_GETSET, MSG_GETSETELEM, MSG_GETTABLE,
-    Nft, RULE_CHAIN, RULE_EXPRESSIONS, RULE_HANDLE, RULE_TABLE, RULE_USERDATA, SET_FLAGS, SET_KEY_LEN,
-    SET_KEY_TYPE, SET_NAME, SET_TABLE, TABLE_NAME, Table, UDATA_COMMENT, message_type, nfgen,
+    CHAIN_HANDLE, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, ELEM_LIST_ELEMENTS,
+    ELEM_LIST_SET, ELEM_LIST_TABLE, EXPR_NAME, Element, Family, GEN_ID, HOOK_NUM, HOOK_PRIORITY,
+    MSG_GETCHAIN, MSG_GETGEN, MSG_GETRULE, MSG_GETSET, MSG_GETSETELEM, MSG_GETTABLE, Nft, RULE_CHAIN,
+    RULE_EXPRESSIONS, RULE_HANDLE, RULE_TABLE, RULE_USERDATA, SET_DATA_LEN, SET_DATA_TYPE, SET_DESC,
+    SET_DESC_SIZE, SET_FLAG_EVAL, SET_FLAGS, SET_KEY_LEN, SET_KEY_TYPE, SET_NAME, SET_TABLE, SET_TIMEOUT,
+    TABLE_NAME, Table, UDATA_COMMENT, message_type, nfgen,
 };
 use crate::netlink::message::read_str;
 use crate::netlink::{Attrs, NetlinkError};
@@ -35,6 +38,25 @@ pub struct ChainState {
     pub drop: bool,
 }
 
+/// A chain that the stack calls, of any table, as the kernel tells it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BaseChain {
+    /// Address family of its table, which also says what the number of its hook means.
+    pub family: Family,
+    /// Name of its table.
+    pub table: String,
+    /// Name.
+    pub name: String,
+    /// `filter`, `nat` or `route`.
+    pub kind: String,
+    /// Hook number: for `inet`, `ip`, `ip6` and `bridge` as [`super::Hook::code`].
+    pub hook: u32,
+    /// In which order with others at the same hook, lowest first.
+    pub priority: i32,
+    /// Drops what no rule decides.
+    pub drop: bool,
+}
+
 /// A set as the kernel tells it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SetState {
@@ -46,6 +68,21 @@ pub struct SetState {
     pub key_type: u32,
     /// Bytes of the key.
     pub key_len: u32,
+    /// nft's number of the value's type, for a map; `0xffffff00` for verdicts.
+    pub data_type: Option<u32>,
+    /// Bytes of the value, for a map of values.
+    pub data_len: Option<u32>,
+    /// Most elements, where that is bounded.
+    pub size: Option<u32>,
+    /// How long elements live that say nothing else.
+    pub timeout: Option<Duration>,
+}
+
+impl SetState {
+    /// Whether rules may change it while packets pass: what is in it then says nothing of who wrote the table.
+    pub fn is_learned(&self) -> bool {
+        self.flags & SET_FLAG_EVAL != 0
+    }
 }
 
 /// A rule as the kernel tells it.
@@ -89,6 +126,18 @@ impl Nft {
         )
     }
 
+    /// Every base chain of every table, all families.
+    pub fn base_chains(&mut self) -> Result<Vec<BaseChain>, NetlinkError> {
+        let what = || "list base chains".to_owned();
+        self.socket.dump(
+            &what,
+            message_type(MSG_GETCHAIN),
+            &nfgen(0, 0),
+            |_| {},
+            |_, payload| read_base_chain(payload),
+        )
+    }
+
     /// The chains of a table.
     pub fn chains(&mut self, table: Table<'_>) -> Result<Vec<ChainState>, NetlinkError> {
         self.of_table(table, "chains", MSG_GETCHAIN, CHAIN_TABLE, |attrs| {
@@ -111,6 +160,10 @@ impl Nft {
                 flags: attrs.be32(SET_FLAGS).unwrap_or_default(),
                 key_type: attrs.be32(SET_KEY_TYPE)?,
                 key_len: attrs.be32(SET_KEY_LEN)?,
+                data_type: attrs.be32(SET_DATA_TYPE),
+                data_len: attrs.be32(SET_DATA_LEN).filter(|len| *len > 0),
+                size: attrs.nest(SET_DESC).be32(SET_DESC_SIZE).filter(|size| *size > 0),
+                timeout: attrs.be64(SET_TIMEOUT).filter(|time| *time > 0).map(Duration::from_millis),
             })
         })
     }
@@ -169,15 +222,23 @@ impl Nft {
     }
 }
 
+/// Reads a chain; `None` for one that is only jumped to.
+fn read_base_chain(payload: &[u8]) -> Option<BaseChain> {
+    let attrs = Attrs::after(payload, NFGEN_LEN);
+    let hook = attrs.nest(CHAIN_HOOK);
+    Some(BaseChain {
+        family: Family::from_code(*payload.first()?),
+        table: attrs.str(CHAIN_TABLE)?,
+        name: attrs.str(CHAIN_NAME)?,
+        kind: attrs.str(CHAIN_TYPE)?,
+        hook: hook.be32(HOOK_NUM)?,
+        priority: hook.be32(HOOK_PRIORITY)?.cast_signed(),
+        drop: attrs.be32(CHAIN_POLICY) == Some(0),
+    })
+}
+
 fn read_elements(attrs: Attrs<'_>) -> Vec<Element> {
-    attrs
-        .nest(ELEM_LIST_ELEMENTS)
-        .filter_map(|(_, element)| {
-            let element = Attrs(element);
-            let value = |kind| element.nest(kind).get(DATA_VALUE).map(<[u8]>::to_vec);
-            Some(Element { key: value(ELEM_KEY)?, data: value(ELEM_DATA) })
-        })
-        .collect()
+    attrs.nest(ELEM_LIST_ELEMENTS).filter_map(|(_, element)| Element::read(Attrs(element))).collect()
 }
 
 fn comment(userdata: &[u8]) -> Option<String> {

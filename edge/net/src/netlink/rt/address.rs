@@ -2,8 +2,8 @@ use super::{Handle, NLM_F_CREATE, NLM_F_EXCL, Prefix, family, octets, read_addr}
 use crate::netlink::message::read_u32;
 use crate::netlink::{Attrs, NetlinkError};
 
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
+pub(super) const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;

@@ -4,8 +4,8 @@ use super::{Handle, NLM_F_CREATE, NLM_F_EXCL};
 use crate::netlink::message::{read_str, read_u32};
 use crate::netlink::{Attrs, MessageBuf, NetlinkError};
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
+pub(super) const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;

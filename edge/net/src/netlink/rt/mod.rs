@@ -1,15 +1,19 @@
-//! Links, addresses and routes (rtnetlink).
+//! Links, addresses and routes (rtnetlink): read, changed ([`Handle`]) and watched ([`Monitor`]).
 
 mod address;
 mod link;
+mod monitor;
 mod route;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use address::Address;
 pub use link::{Link, LinkKind, Peer};
-pub use route::{PROTO_BOOT, PROTO_KERNEL, PROTO_STATIC, Route, RouteKind, Scope, TABLE_LOCAL, TABLE_MAIN};
+pub use monitor::{Changes, Monitor};
+pub use route::{
+    NextHop, PROTO_BOOT, PROTO_KERNEL, PROTO_STATIC, Route, RouteKind, Scope, TABLE_LOCAL, TABLE_MAIN,
+};
 
 use super::{NetlinkError, NetlinkSocket};
 
@@ -41,8 +45,24 @@ impl Prefix {
     /// Everything of the address family of `like`: the destination of a default route.
     pub fn default_of(like: IpAddr) -> Self {
         match like {
-            IpAddr::V4(_) => Self::new(std::net::Ipv4Addr::UNSPECIFIED, 0),
-            IpAddr::V6(_) => Self::new(std::net::Ipv6Addr::UNSPECIFIED, 0),
+            IpAddr::V4(_) => Self::new(Ipv4Addr::UNSPECIFIED, 0),
+            IpAddr::V6(_) => Self::new(Ipv6Addr::UNSPECIFIED, 0),
+        }
+    }
+
+    /// The first and the last address.
+    pub fn bounds(self) -> (IpAddr, IpAddr) {
+        match self.addr {
+            IpAddr::V4(addr) => {
+                let host = u32::MAX.checked_shr(self.len.into()).unwrap_or(0);
+                let (first, last) = (addr.to_bits() & !host, addr.to_bits() | host);
+                (Ipv4Addr::from_bits(first).into(), Ipv4Addr::from_bits(last).into())
+            }
+            IpAddr::V6(addr) => {
+                let host = u128::MAX.checked_shr(self.len.into()).unwrap_or(0);
+                let (first, last) = (addr.to_bits() & !host, addr.to_bits() | host);
+                (Ipv6Addr::from_bits(first).into(), Ipv6Addr::from_bits(last).into())
+            }
         }
     }
 }
@@ -66,19 +86,19 @@ impl Handle {
     }
 }
 
-fn family(addr: IpAddr) -> u8 {
+pub(crate) fn family(addr: IpAddr) -> u8 {
     let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     u8::try_from(family).expect("address families are small")
 }
 
-fn octets(addr: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(addr: IpAddr) -> Vec<u8> {
     match addr {
         IpAddr::V4(addr) => addr.octets().to_vec(),
         IpAddr::V6(addr) => addr.octets().to_vec(),
     }
 }
 
-fn read_addr(bytes: &[u8]) -> Option<IpAddr> {
+pub(crate) fn read_addr(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => bytes.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes)),
         16 => bytes.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes)),

@@ -1,21 +1,27 @@
 use std::net::IpAddr;
 
 use super::{Handle, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Prefix, family, octets, read_addr};
-use crate::netlink::{Attrs, NetlinkError};
+use crate::netlink::{Attrs, MessageBuf, NetlinkError};
 
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
+pub(super) const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
+const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
 /// The route is a cached exception and no entry of a table.
 const RTM_F_CLONED: u32 = 0x200;
 /// `struct rtmsg`.
 const RTMSG_LEN: usize = 12;
+/// `struct rtnexthop`.
+const NEXT_HOP_LEN: usize = 8;
+/// Address family before the address in `struct rtvia`.
+const VIA_FAMILY_LEN: usize = 2;
 
 /// The table for addresses of the host itself.
 pub const TABLE_LOCAL: u32 = 255;
@@ -98,7 +104,18 @@ impl Scope {
     }
 }
 
-/// One route with one next hop.
+/// One of several ways a route may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NextHop {
+    /// Next hop; absent where the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Index of the link; 0 leaves it to the kernel to find the gateway's.
+    pub oif: u32,
+    /// Its share among the others; at least 1, at most 256.
+    pub weight: u16,
+}
+
+/// One route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
     /// Table; [`TABLE_MAIN`] unless there is a reason.
@@ -107,10 +124,12 @@ pub struct Route {
     pub kind: RouteKind,
     /// Destination; length 0 is the default route.
     pub dst: Prefix,
-    /// Next hop.
+    /// Next hop, where there is one; of the other address family where IPv4 goes by way of an IPv6 router.
     pub gateway: Option<IpAddr>,
-    /// Index of the link.
+    /// Index of the link, where there is one.
     pub oif: Option<u32>,
+    /// The ways to take where there are several; `gateway` and `oif` are absent then.
+    pub next_hops: Vec<NextHop>,
     /// Source address of packets the host itself sends.
     pub prefsrc: Option<IpAddr>,
     /// Who made it, `RTPROT_*`.
@@ -130,6 +149,7 @@ impl Route {
             dst,
             gateway: None,
             oif: None,
+            next_hops: Vec::new(),
             prefsrc: None,
             proto: PROTO_STATIC,
             metric: None,
@@ -211,7 +231,14 @@ impl Handle {
                 message.attr(RTA_DST, &octets(route.dst.addr));
             }
             if let Some(gateway) = route.gateway {
-                message.attr(RTA_GATEWAY, &octets(gateway));
+                write_gateway(message, route.dst, gateway);
+            }
+            if !route.next_hops.is_empty() {
+                message.nest(RTA_MULTIPATH, |message| {
+                    for hop in &route.next_hops {
+                        write_next_hop(message, route.dst, *hop);
+                    }
+                });
             }
             if let Some(oif) = route.oif {
                 message.attr_u32(RTA_OIF, oif);
@@ -243,11 +270,57 @@ fn read_route(payload: &[u8]) -> Option<Route> {
         table: attrs.u32(RTA_TABLE).unwrap_or_else(|| u32::from(header[4])),
         kind: RouteKind::from_code(header[7]),
         dst: Prefix { addr, len: header[1] },
-        gateway: attrs.get(RTA_GATEWAY).and_then(read_addr),
+        gateway: read_gateway(attrs),
         oif: attrs.u32(RTA_OIF),
+        next_hops: read_next_hops(attrs.get(RTA_MULTIPATH).unwrap_or_default()),
         prefsrc: attrs.get(RTA_PREFSRC).and_then(read_addr),
         proto: header[5],
         metric: attrs.u32(RTA_PRIORITY),
         scope: Scope::from_code(header[6]),
     })
+}
+
+fn write_gateway(message: &mut MessageBuf, dst: Prefix, gateway: IpAddr) {
+    if gateway.is_ipv4() == dst.addr.is_ipv4() {
+        return message.attr(RTA_GATEWAY, &octets(gateway));
+    }
+    let mut via = u16::from(family(gateway)).to_ne_bytes().to_vec();
+    via.extend_from_slice(&octets(gateway));
+    message.attr(RTA_VIA, &via);
+}
+
+fn read_gateway(attrs: Attrs<'_>) -> Option<IpAddr> {
+    let via = || attrs.get(RTA_VIA)?.get(VIA_FAMILY_LEN..);
+    attrs.get(RTA_GATEWAY).or_else(via).and_then(read_addr)
+}
+
+fn write_next_hop(message: &mut MessageBuf, dst: Prefix, hop: NextHop) {
+    let mut attrs = MessageBuf::default();
+    if let Some(gateway) = hop.gateway {
+        write_gateway(&mut attrs, dst, gateway);
+    }
+    let len = u16::try_from(NEXT_HOP_LEN + attrs.len()).expect("one address is short");
+    let mut header = [0; NEXT_HOP_LEN];
+    header[..2].copy_from_slice(&len.to_ne_bytes());
+    header[3] = u8::try_from(hop.weight.saturating_sub(1)).unwrap_or(u8::MAX);
+    header[4..].copy_from_slice(&hop.oif.to_ne_bytes());
+    message.raw(&header);
+    message.append(attrs.as_slice());
+}
+
+/// Reads an array of `struct rtnexthop`, each with its attributes; a malformed rest ends the walk.
+fn read_next_hops(mut bytes: &[u8]) -> Vec<NextHop> {
+    let mut hops = Vec::new();
+    while let Some(header) = bytes.first_chunk::<NEXT_HOP_LEN>()
+        && let len = usize::from(u16::from_ne_bytes([header[0], header[1]]))
+        && let Some(attrs) = bytes.get(NEXT_HOP_LEN..len)
+    {
+        hops.push(NextHop {
+            gateway: read_gateway(Attrs(attrs)),
+            oif: u32::from_ne_bytes([header[4], header[5], header[6], header[7]]),
+            weight: u16::from(header[3]) + 1,
+        });
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    hops
 }
