@@ -230,6 +230,14 @@ def go_17_go_c23_there_are_probes():
 
 
 @check
+def a_gateway_that_is_never_ready_takes_no_other_away():
+    strategy = rendered("gateway-defaults").workload()["spec"]["strategy"]
+    expect(strategy["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}, f"{strategy}")
+    told = refusal("edgemesh-gateway", {"psk": PSK, "commonConfig": {"metricsListen": "off"}})
+    expect("pass for ready" in told, told)
+
+
+@check
 def go_17_the_agent_asks_for_little():
     resources = rendered("agent-defaults").container()["resources"]
     expect(resources == {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}}, f"{resources}")
@@ -505,10 +513,13 @@ def what_needs_a_restart_replaces_the_pods_and_the_rest_does_not():
 
 @check
 def off_without_quotes_is_off():
-    for name in ("agent-off", "gateway-off"):
+    for name, expected in (
+        ("agent-off", {"accessLog": "off", "metricsListen": "off"}),
+        ("gateway-off", {"accessLog": "off"}),
+    ):
         common = rendered(name).config()["commonConfig"]
-        expect(common == {"accessLog": "off", "metricsListen": "off"}, f"{name}: {common}")
-        expect("there are no probes" in rendered(name).texts["NOTES.txt"], f"{name}: the notes do not tell")
+        expect(common == expected, f"{name}: {common}")
+    expect("there are no probes" in rendered("agent-off").texts["NOTES.txt"], "the notes do not tell")
 
 
 @check

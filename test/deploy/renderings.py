@@ -235,6 +235,6 @@ RENDERINGS = [
         {**EVERY_GATEWAY, "kubeAPIConfig": EVERY_KUBE_API, "modules": {**EVERY_GATEWAY["modules"], "edgeTunnel": EVERY_TUNNEL}},
     ),
     Rendering("gateway-meta-server", "edgemesh-gateway", sets(f"psk={PSK}," + TWO_WAY.format(""))),
-    gateway("off", {"commonConfig": document("{accessLog: off, metricsListen: off}")}),
+    gateway("off", {"commonConfig": document("{accessLog: off}")}),
     gateway("without-certificates", {"tlsSecrets": []}),
 ]

@@ -10,13 +10,14 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::{Arg, ValueExt as _};
 
 use crate::settings::{self, AGENT_HELP, DEFAULT_ADMIN_SOCKET, DEFAULT_DEVICE, parse_agent};
-use crate::{agent, config};
+use crate::{agent, config, gateway};
 
 const HELP: &str = "\
 edgemesh: service mesh for nodes behind NATs
 
   edgemesh agent --node-name NAME --manifests DIR   run the agent of a node (edgemesh agent --help)
   edgemesh agent --config-file FILE                 the same by a file in Go EdgeMesh's form (docs/config.md)
+  edgemesh gateway --config-file FILE               follow the objects of a gateway; it has no listeners yet
   edgemesh config validate|show|convert FILE        check a file, show what it means, or shorten it
   edgemesh status [--json]                          what the running agent knows and does
   edgemesh explain HOST:PORT[/udp] [--json]         where a connection to HOST:PORT would go, and why
@@ -26,7 +27,8 @@ edgemesh: service mesh for nodes behind NATs
   edgemesh lab COMMAND                              emulate sites, NATs and outages on this machine (edgemesh lab --help)
   edgemesh version
 
-status, explain and rules ask the agent at --admin-socket PATH (default /run/edgemesh/agent.sock).
+status, explain and rules ask the agent at --admin-socket PATH (default /run/edgemesh/agent.sock); status asks a gateway
+as well, at /run/edgemesh/gateway.sock.
 ";
 
 /// Runs the command that the arguments name; `arguments[0]` is the program's own name, which names a command when
@@ -46,7 +48,7 @@ pub(crate) fn run(mut arguments: Vec<OsString>) -> ExitCode {
     let rest: Vec<OsString> = arguments.into_iter().skip(1).collect();
     let done = match command.as_str() {
         "agent" => run_agent(rest, &linked),
-        "gateway" => config::gateway(rest),
+        "gateway" => gateway::command(rest),
         "config" => config::run(rest),
         "status" => run_status(rest),
         "explain" => run_explain(rest),

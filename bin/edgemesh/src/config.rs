@@ -1,13 +1,13 @@
 //! `edgemesh config`, and the flags of Go EdgeMesh's programs that print something and end.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use edgemesh_config::{Problem, Role, Settings, convert, default_config, min_config, show};
 use lexopt::{Arg, ValueExt as _};
 
-use crate::settings::{file, skip_klog};
+use crate::settings::file;
 
 const HELP: &str = "\
 edgemesh config: configuration files in Go EdgeMesh's form (docs/config.md)
@@ -19,18 +19,6 @@ edgemesh config: configuration files in Go EdgeMesh's form (docs/config.md)
 Without --role the file's own `kind` decides. NODE_NAME, NAMESPACE and KUBERNETES_PORT are read as the agent reads them; a file
 can be checked without them, for a node of some name.
 ";
-
-const GATEWAY_HELP: &str = "\
-edgemesh-gateway: ingress from outside the cluster
-
-  --config-file FILE   the gateway's configuration in Go EdgeMesh's form (docs/config.md)
-  --minconfig          print the keys to look at, and end
-  --defaultconfig      print every key with its default, and end
-  --version            print the version, and end
-";
-
-/// The file that Go EdgeMesh's gateway reads when it is not told another one.
-const GATEWAY_FILE: &str = "/etc/edgemesh/config/edgemesh-gateway.yaml";
 
 /// Prints what `--version`, `--minconfig` and `--defaultconfig` ask for; whether one of them was there.
 pub(crate) fn printed(arguments: &[OsString], role: Role) -> bool {
@@ -46,39 +34,6 @@ pub(crate) fn printed(arguments: &[OsString], role: Role) -> bool {
         return true;
     }
     false
-}
-
-/// `edgemesh-gateway`.
-pub(crate) fn gateway(rest: Vec<OsString>) -> Result<()> {
-    if printed(&rest, Role::Gateway) {
-        return Ok(());
-    }
-    let mut path = PathBuf::from(GATEWAY_FILE);
-    let mut parser = lexopt::Parser::from_args(rest);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Arg::Long("config-file") => path = PathBuf::from(parser.value()?),
-            Arg::Long("help") | Arg::Short('h') => {
-                print!("{GATEWAY_HELP}");
-                return Ok(());
-            }
-            Arg::Short('v') | Arg::Long("v") => drop(parser.value()?),
-            Arg::Long(flag) => {
-                let flag = flag.to_owned();
-                if !skip_klog(&flag, &mut parser)? {
-                    bail!("--{flag}: there is no such flag; `edgemesh-gateway --help` lists them");
-                }
-            }
-            other => return Err(other.unexpected().into()),
-        }
-    }
-    let settings = file::read(&path, Role::Gateway)?;
-    // A process that ran and listened nowhere would let a rollout take the gateway that works away.
-    bail!(
-        "{} is a valid configuration for node {}, and this version has no gateway: keep the one you have running",
-        path.display(),
-        settings.node_name
-    )
 }
 
 /// `edgemesh config`.

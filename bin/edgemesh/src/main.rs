@@ -5,7 +5,11 @@ mod agent;
 mod commands;
 mod config;
 mod explain;
+mod gateway;
 mod logging;
+mod metadata;
+mod process;
+mod reload;
 mod settings;
 mod status;
 

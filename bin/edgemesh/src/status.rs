@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
+use edgemesh_admin::{Figure, Page};
 use edgemesh_tunnel::TunnelStatus;
 use serde::Serialize;
 
@@ -95,34 +96,7 @@ impl fmt::Display for Status {
         }
         writeln!(f, "node       {}, edgemesh {}, up {}", self.node, self.version, span(self.uptime_seconds))?;
         let metadata = &self.metadata;
-        let age = metadata.age_seconds.map_or_else(|| "never".to_owned(), |age| format!("{} ago", span(age)));
-        writeln!(
-            f,
-            "metadata   {}{}, last heard {age}, generation {}: {} services, {} frontends, {} backends here",
-            metadata.source,
-            if metadata.stale { " (served from the journal)" } else { "" },
-            metadata.generation,
-            metadata.services,
-            metadata.frontends,
-            metadata.backends_here,
-        )?;
-        writeln!(f, "journal    {}", metadata.journal)?;
-        for kind in &metadata.kinds {
-            write!(
-                f,
-                "kind       {} {}, {} listed, {} changes since",
-                kind.kind, kind.state, kind.objects, kind.events
-            )?;
-            for (count, what) in [(kind.missed, "missed by the watch"), (kind.odd_events, "odd events")] {
-                if count > 0 {
-                    write!(f, ", {count} {what}")?;
-                }
-            }
-            match &kind.reason {
-                Some(reason) => writeln!(f, ": {reason}")?,
-                None => writeln!(f)?,
-            }
-        }
+        write!(f, "{metadata}")?;
         for applied in &self.applied {
             write!(f, "applied    {} at generation {}", applied.reader, applied.generation)?;
             match &applied.error {
@@ -148,6 +122,41 @@ impl fmt::Display for Status {
         }
         if let Some(tunnel) = &self.tunnel {
             write_tunnel(f, tunnel)?;
+        }
+        Ok(())
+    }
+}
+
+/// The lines that begin with `metadata`, `journal` and `kind`.
+impl fmt::Display for MetadataStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let age = self.age_seconds.map_or_else(|| "never".to_owned(), |age| format!("{} ago", span(age)));
+        writeln!(
+            f,
+            "metadata   {}{}, last heard {age}, generation {}: {} services, {} frontends, {} backends here",
+            self.source,
+            if self.stale { " (served from the journal)" } else { "" },
+            self.generation,
+            self.services,
+            self.frontends,
+            self.backends_here,
+        )?;
+        writeln!(f, "journal    {}", self.journal)?;
+        for kind in &self.kinds {
+            write!(
+                f,
+                "kind       {} {}, {} listed, {} changes since",
+                kind.kind, kind.state, kind.objects, kind.events
+            )?;
+            for (count, what) in [(kind.missed, "missed by the watch"), (kind.odd_events, "odd events")] {
+                if count > 0 {
+                    write!(f, ", {count} {what}")?;
+                }
+            }
+            match &kind.reason {
+                Some(reason) => writeln!(f, ": {reason}")?,
+                None => writeln!(f)?,
+            }
         }
         Ok(())
     }
@@ -221,4 +230,19 @@ pub(crate) fn span(seconds: u64) -> String {
         3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{}d{}h", seconds / 86_400, seconds % 86_400 / 3600),
     }
+}
+
+/// A page in JSON.
+pub(crate) fn json(value: &impl Serialize) -> Result<Page, String> {
+    serde_json::to_string(value).map(|text| Page::Json(text + "\n")).map_err(|error| error.to_string())
+}
+
+/// A figure that goes up and down.
+pub(crate) fn gauge(name: &'static str, help: &'static str, value: usize) -> Figure {
+    Figure { name, help, counter: false, value: i64::try_from(value).unwrap_or(i64::MAX) }
+}
+
+/// A figure that only goes up.
+pub(crate) fn counter(name: &'static str, help: &'static str, value: u64) -> Figure {
+    Figure { name, help, counter: true, value: i64::try_from(value).unwrap_or(i64::MAX) }
 }

@@ -11,8 +11,8 @@ use crate::compile::{self, Compiled};
 use crate::endpoints::addresses;
 use crate::objects::{Objects, Touched};
 use crate::{
-    EndpointIndex, Finding, Generation, LocalNode, MeshOptions, MeshSnapshot, PodAddress, Policy,
-    ServiceEntry, ServiceId, SortedMap,
+    EndpointIndex, Finding, Generation, IngressObjects, LocalNode, MeshOptions, MeshSnapshot, PodAddress,
+    Policy, ServiceEntry, ServiceId, SortedMap,
 };
 
 /// Findings of one snapshot: enough to name what is wrong in a cluster, and a megabyte at most.
@@ -41,6 +41,7 @@ pub(crate) struct Assembly {
     nodes: Nodes,
     namespaces: Arc<BTreeSet<Name>>,
     pods_by_ip: Arc<HashMap<IpAddr, Vec<PodAddress>>>,
+    ingress: Arc<IngressObjects>,
 }
 
 /// What the Node objects say.
@@ -71,6 +72,9 @@ impl Assembly {
         }
         if touched.namespaces {
             self.namespaces = Arc::new(objects.namespaces().cloned().collect());
+        }
+        if touched.ingress {
+            self.ingress = Arc::new(IngressObjects::of_state(objects));
         }
         if touched.pods || touched.nodes {
             self.pods_by_ip = Arc::new(pods_by_ip(objects));
@@ -146,6 +150,7 @@ impl Assembly {
         findings.extend_from_slice(&self.nodes.findings);
         findings.extend(self.findings.values().flatten().cloned());
         findings.extend_from_slice(self.claims.clashes());
+        findings.extend(self.ingress.findings());
         for slice in objects.orphan_slices() {
             let message = format!("has no label {}: it belongs to no Service", label::SERVICE_NAME);
             findings.push(Finding { object: format!("EndpointSlice {slice}"), message });
@@ -172,6 +177,7 @@ impl Assembly {
             peer_ids: self.nodes.peer_ids.clone(),
             zones: self.nodes.zones.clone(),
             pod_ranges: self.nodes.pod_ranges.clone(),
+            ingress: self.ingress.clone(),
             findings,
         }
     }

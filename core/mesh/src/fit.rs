@@ -26,7 +26,21 @@ pub(crate) fn fit(object: &mut Arc<Object>) {
             pod.status.pod_ips.shrink_to_fit();
             pod.status.conditions.shrink_to_fit();
         }
-        Some(Object::Node(_) | Object::Namespace(_) | Object::DestinationRule(_)) | None => {}
+        // Few of these are there, and what varies in them is text.
+        Some(
+            Object::Node(_)
+            | Object::Namespace(_)
+            | Object::DestinationRule(_)
+            | Object::VirtualService(_)
+            | Object::IstioGateway(_)
+            | Object::GatewayClass(_)
+            | Object::Gateway(_)
+            | Object::HttpRoute(_)
+            | Object::TcpRoute(_)
+            | Object::TlsRoute(_)
+            | Object::Secret(_),
+        )
+        | None => {}
     }
 }
 

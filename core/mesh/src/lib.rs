@@ -11,6 +11,7 @@ mod compile;
 mod endpoints;
 mod fit;
 mod host;
+mod ingress;
 mod objects;
 mod options;
 mod path;
@@ -24,6 +25,7 @@ mod state;
 
 pub use believe::{Doubt, HOLD, HOLD_SHRUNK};
 pub use host::{DeviceKind, HostFacts, HostRoute};
+pub use ingress::IngressObjects;
 pub use options::{MeshOptions, ServiceFilter};
 pub use path::{NodePath, Path, PathSnapshot};
 pub use provenance::Provenance;

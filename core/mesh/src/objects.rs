@@ -54,6 +54,8 @@ struct Dirty {
     pods: bool,
     /// A namespace came or went.
     namespaces: bool,
+    /// An object changed that only a gateway acts on.
+    ingress: bool,
     /// Services whose own objects changed.
     services: BTreeSet<ServiceId>,
     /// Labels of Pods that changed: a Service computed from Pods is compiled again when its selector has one.
@@ -68,6 +70,7 @@ pub(crate) struct Touched {
     pub(crate) nodes: bool,
     pub(crate) pods: bool,
     pub(crate) namespaces: bool,
+    pub(crate) ingress: bool,
 }
 
 impl Objects {
@@ -109,7 +112,7 @@ impl Objects {
         })
     }
 
-    fn of(&self, kind: Kind) -> &BTreeMap<ObjectKey, Arc<Object>> {
+    pub(crate) fn of(&self, kind: Kind) -> &BTreeMap<ObjectKey, Arc<Object>> {
         &self.by_kind[kind as usize]
     }
 
@@ -156,7 +159,18 @@ impl Objects {
                     put(&mut self.services_selecting, (label, service.metadata.name.clone()), known);
                 }
             }
-            Object::Endpoints(_) | Object::Node(_) | Object::Namespace(_) | Object::DestinationRule(_) => {}
+            Object::Endpoints(_)
+            | Object::Node(_)
+            | Object::Namespace(_)
+            | Object::DestinationRule(_)
+            | Object::VirtualService(_)
+            | Object::IstioGateway(_)
+            | Object::GatewayClass(_)
+            | Object::Gateway(_)
+            | Object::HttpRoute(_)
+            | Object::TcpRoute(_)
+            | Object::TlsRoute(_)
+            | Object::Secret(_) => {}
         }
     }
 
@@ -194,18 +208,27 @@ impl Objects {
                 self.dirty.all = true;
             }
             Object::Namespace(_) | Object::DestinationRule(_) => {}
+            Object::VirtualService(_)
+            | Object::IstioGateway(_)
+            | Object::GatewayClass(_)
+            | Object::Gateway(_)
+            | Object::HttpRoute(_)
+            | Object::TcpRoute(_)
+            | Object::TlsRoute(_)
+            | Object::Secret(_) => self.dirty.ingress = true,
         }
     }
 
     /// What changed since it was asked last.
     pub(crate) fn take_touched(&mut self) -> Touched {
-        let Dirty { all, nodes, pods, namespaces, mut services, labels } = std::mem::take(&mut self.dirty);
+        let Dirty { all, nodes, pods, namespaces, ingress, mut services, labels } =
+            std::mem::take(&mut self.dirty);
         for label in labels {
             let from = (label, Name::default());
             let selecting = self.services_selecting.range(&from..).take_while(|(known, _)| *known == from.0);
             services.extend(selecting.map(|(label, name)| ObjectKey::new(label.0.clone(), name.clone())));
         }
-        Touched { services: (!all).then_some(services), nodes, pods, namespaces }
+        Touched { services: (!all).then_some(services), nodes, pods, namespaces, ingress }
     }
 
     /// Namespaces that exist, by object or by use.
@@ -332,7 +355,18 @@ impl Recency {
                     sets.clear();
                 }
             }
-            Object::Pod(_) | Object::Node(_) | Object::Namespace(_) | Object::DestinationRule(_) => {}
+            Object::Pod(_)
+            | Object::Node(_)
+            | Object::Namespace(_)
+            | Object::DestinationRule(_)
+            | Object::VirtualService(_)
+            | Object::IstioGateway(_)
+            | Object::GatewayClass(_)
+            | Object::Gateway(_)
+            | Object::HttpRoute(_)
+            | Object::TcpRoute(_)
+            | Object::TlsRoute(_)
+            | Object::Secret(_) => {}
         }
     }
 }

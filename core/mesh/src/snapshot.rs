@@ -7,7 +7,7 @@ use std::time::Duration;
 use edgemesh_api::{Name, ObjectKey, Protocol};
 use ipnet::IpNet;
 
-use crate::{EndpointIndex, Provenance, SortedMap};
+use crate::{EndpointIndex, IngressObjects, Provenance, SortedMap};
 
 /// Namespace and name of a Service.
 pub type ServiceId = ObjectKey;
@@ -300,6 +300,8 @@ pub struct MeshSnapshot {
     pub zones: Arc<BTreeMap<Name, Option<Name>>>,
     /// Ranges from which a node's Pods get their addresses (`spec.podCIDRs`), for nodes that have any.
     pub pod_ranges: Arc<BTreeMap<Name, Vec<IpNet>>>,
+    /// Objects that only a gateway acts on.
+    pub ingress: Arc<IngressObjects>,
     /// What could not be acted on.
     pub findings: Vec<Finding>,
 }
@@ -323,6 +325,7 @@ impl MeshSnapshot {
             peer_ids: Arc::default(),
             zones: Arc::default(),
             pod_ranges: Arc::default(),
+            ingress: Arc::default(),
             findings: Vec::new(),
         }
     }

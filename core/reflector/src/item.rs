@@ -52,7 +52,18 @@ pub fn share(object: &mut Object, names: &mut Interner) {
         }
         Object::EndpointSlice(slice) => share_slice(slice, names),
         Object::Endpoints(endpoints) => share_endpoints(endpoints, names),
-        Object::Pod(_) | Object::Node(_) | Object::Namespace(_) | Object::DestinationRule(_) => {}
+        Object::Pod(_)
+        | Object::Node(_)
+        | Object::Namespace(_)
+        | Object::DestinationRule(_)
+        | Object::VirtualService(_)
+        | Object::IstioGateway(_)
+        | Object::GatewayClass(_)
+        | Object::Gateway(_)
+        | Object::HttpRoute(_)
+        | Object::TcpRoute(_)
+        | Object::TlsRoute(_)
+        | Object::Secret(_) => {}
     }
 }
 

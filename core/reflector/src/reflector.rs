@@ -179,7 +179,7 @@ impl Reflector {
     pub fn new(spec: ReflectorSpec) -> Self {
         Self {
             spec,
-            resource: Resource::of(spec.kind),
+            resource: Resource::of(spec.kind).of_cache(spec.consistency == Consistency::Cached),
             version: 0,
             absent: 0,
             phase: Phase::List,
@@ -228,7 +228,7 @@ impl Reflector {
         if matches!(self.phase, Phase::Watch | Phase::Verify) && self.is_list_due(now) {
             self.phase = Phase::List;
         }
-        let (path, page) = (self.resource.path(self.version), self.page);
+        let (version, page) = (self.version, self.page);
         match self.phase {
             Phase::List => {
                 self.listing = Listing::default();
@@ -237,16 +237,17 @@ impl Reflector {
                 if matches!(self.status.state, KindState::Starting) {
                     self.status.state = KindState::Listing;
                 }
-                let target = if self.unpaged { path } else { format!("{path}?limit={page}") };
-                Step::List(Request { target })
+                let query = if self.unpaged { String::new() } else { format!("?limit={page}") };
+                Step::List(Request { target: self.resource.target(version, &query) })
             }
             Phase::Page => {
                 // What a page that broke off had brought comes again.
                 self.listing.count = self.listing.paged;
                 let token = percent_encode(self.continue_.as_deref().unwrap_or_default());
-                Step::List(Request { target: format!("{path}?limit={page}&continue={token}") })
+                let query = format!("?limit={page}&continue={token}");
+                Step::List(Request { target: self.resource.target(version, &query) })
             }
-            Phase::Verify => Step::List(Request { target: format!("{path}?limit=1") }),
+            Phase::Verify => Step::List(Request { target: self.resource.target(version, "?limit=1") }),
             Phase::Watch => {
                 let seconds = WATCH.as_secs() + self.draw() % WATCH.as_secs();
                 self.watch = Watch {
@@ -258,11 +259,11 @@ impl Reflector {
                     told: false,
                     silent: self.watch.silent,
                 };
-                let version = percent_encode(self.resource_version.as_deref().unwrap_or_default());
-                let target = format!(
-                    "{path}?watch=1&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={seconds}"
+                let since = percent_encode(self.resource_version.as_deref().unwrap_or_default());
+                let query = format!(
+                    "?watch=1&allowWatchBookmarks=true&resourceVersion={since}&timeoutSeconds={seconds}"
                 );
-                Step::Watch(Request { target })
+                Step::Watch(Request { target: self.resource.target(version, &query) })
             }
         }
     }

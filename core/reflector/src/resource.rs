@@ -12,31 +12,61 @@ pub struct Resource {
     pub versions: &'static [&'static str],
     /// A cluster may do without it: when it is absent for good, so are its objects.
     pub optional: bool,
+    /// The only objects that are asked for, as a field selector of the API.
+    pub fields: Option<&'static str>,
+}
+
+const CORE: &[&str] = &["/api/v1"];
+
+/// Go EdgeMesh reads v1alpha3, and its charts install no other version (pkg/loadbalancer).
+const ISTIO: &[&str] = &[
+    "/apis/networking.istio.io/v1alpha3",
+    "/apis/networking.istio.io/v1beta1",
+    "/apis/networking.istio.io/v1",
+];
+
+/// Servers of before Gateway API 1.0 have v1beta1 only.
+const GATEWAY_API: &[&str] =
+    &["/apis/gateway.networking.k8s.io/v1", "/apis/gateway.networking.k8s.io/v1beta1"];
+
+const fn needed(kind: Kind, plural: &'static str, versions: &'static [&'static str]) -> Resource {
+    Resource { kind, plural, versions, optional: false, fields: None }
+}
+
+const fn optional(kind: Kind, plural: &'static str, versions: &'static [&'static str]) -> Resource {
+    Resource { kind, plural, versions, optional: true, fields: None }
 }
 
 /// In the order of [`Kind::ALL`].
-const RESOURCES: [Resource; 7] = [
-    Resource { kind: Kind::Namespace, plural: "namespaces", versions: &["/api/v1"], optional: false },
-    Resource { kind: Kind::Node, plural: "nodes", versions: &["/api/v1"], optional: false },
-    Resource { kind: Kind::Service, plural: "services", versions: &["/api/v1"], optional: false },
-    Resource {
-        kind: Kind::EndpointSlice,
-        plural: "endpointslices",
-        versions: &["/apis/discovery.k8s.io/v1"],
-        optional: false,
-    },
-    Resource { kind: Kind::Endpoints, plural: "endpoints", versions: &["/api/v1"], optional: false },
-    Resource { kind: Kind::Pod, plural: "pods", versions: &["/api/v1"], optional: false },
-    Resource {
-        kind: Kind::DestinationRule,
-        plural: "destinationrules",
-        // Go EdgeMesh reads v1alpha3, and its charts install no other version (pkg/loadbalancer).
-        versions: &[
-            "/apis/networking.istio.io/v1alpha3",
-            "/apis/networking.istio.io/v1beta1",
-            "/apis/networking.istio.io/v1",
+const RESOURCES: [Resource; Kind::ALL.len()] = [
+    needed(Kind::Namespace, "namespaces", CORE),
+    needed(Kind::Node, "nodes", CORE),
+    needed(Kind::Service, "services", CORE),
+    needed(Kind::EndpointSlice, "endpointslices", &["/apis/discovery.k8s.io/v1"]),
+    needed(Kind::Endpoints, "endpoints", CORE),
+    needed(Kind::Pod, "pods", CORE),
+    optional(Kind::DestinationRule, "destinationrules", ISTIO),
+    optional(Kind::VirtualService, "virtualservices", ISTIO),
+    optional(Kind::IstioGateway, "gateways", ISTIO),
+    optional(Kind::GatewayClass, "gatewayclasses", GATEWAY_API),
+    optional(Kind::Gateway, "gateways", GATEWAY_API),
+    optional(Kind::HttpRoute, "httproutes", GATEWAY_API),
+    optional(Kind::TcpRoute, "tcproutes", &["/apis/gateway.networking.k8s.io/v1alpha2"]),
+    optional(
+        Kind::TlsRoute,
+        "tlsroutes",
+        &[
+            "/apis/gateway.networking.k8s.io/v1",
+            "/apis/gateway.networking.k8s.io/v1alpha3",
+            "/apis/gateway.networking.k8s.io/v1alpha2",
         ],
+    ),
+    Resource {
+        kind: Kind::Secret,
+        plural: "secrets",
+        versions: CORE,
         optional: true,
+        fields: Some("type%3Dkubernetes.io%2Ftls"),
     },
 ];
 
@@ -47,14 +77,25 @@ impl Resource {
         found.unwrap_or(RESOURCES[0])
     }
 
+    /// What of it a server that is a cache can be asked: KubeEdge's metaServer takes fields other than name and namespace
+    /// for empty, and would select nothing (kubeedge edge/pkg/metamanager/metaserver).
+    pub(crate) fn of_cache(self, cached: bool) -> Self {
+        Self { fields: self.fields.filter(|_| !cached), ..self }
+    }
+
     /// A server may lack the kind: one of a group that a resource definition or a later release brings.
     pub(crate) fn may_be_absent(&self) -> bool {
         self.versions.iter().all(|version| version.starts_with("/apis/"))
     }
 
-    /// The path of all objects, in all namespaces.
-    pub(crate) fn path(&self, version: usize) -> String {
-        format!("{}/{}", self.versions[version % self.versions.len()], self.plural)
+    /// The path of all objects, in all namespaces, with a query that begins with `?` or is empty.
+    pub(crate) fn target(&self, version: usize, query: &str) -> String {
+        let path = format!("{}/{}{query}", self.versions[version % self.versions.len()], self.plural);
+        match self.fields {
+            Some(fields) if query.is_empty() => format!("{path}?fieldSelector={fields}"),
+            Some(fields) => format!("{path}&fieldSelector={fields}"),
+            None => path,
+        }
     }
 }
 

@@ -33,12 +33,18 @@ pub struct ManifestDir {
     directory: PathBuf,
     namespace: Name,
     rescan: Duration,
+    ingress: bool,
 }
 
 impl ManifestDir {
     /// The directory, and the namespace of namespaced objects that name none.
     pub fn new(directory: impl Into<PathBuf>, default_namespace: impl Into<Name>) -> Self {
-        Self { directory: directory.into(), namespace: default_namespace.into(), rescan: RESCAN }
+        Self {
+            directory: directory.into(),
+            namespace: default_namespace.into(),
+            rescan: RESCAN,
+            ingress: false,
+        }
     }
 
     /// Sets how often the directory is read again though nothing was told, 30 s by default. Network file systems,
@@ -47,9 +53,14 @@ impl ManifestDir {
         Self { rescan, ..self }
     }
 
+    /// Reads the kinds that only a gateway acts on as well.
+    pub fn with_ingress(self) -> Self {
+        Self { ingress: true, ..self }
+    }
+
     async fn follow(self, events: mpsc::Sender<SourceEvent>, report: Arc<dyn Report>) {
         let mut watcher = Watcher::new(self.directory.clone());
-        let mut tree = Tree::default();
+        let mut tree = Tree::new(self.ingress);
         let mut reports = Reports { report, shown: BTreeMap::new() };
         let mut ask = Ask::default();
         let mut listed_twice = false;

@@ -27,6 +27,8 @@ type Key = (Kind, ObjectKey);
 /// no complete listing that would delete what the journal has of it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tree {
+    /// Objects that only a gateway acts on count too.
+    ingress: bool,
     files: BTreeMap<String, Kept>,
     sent: BTreeMap<Key, Arc<Object>>,
     listed: bool,
@@ -103,6 +105,11 @@ pub(crate) fn is_manifest(name: &str) -> bool {
 }
 
 impl Tree {
+    /// Nothing was read yet; `ingress` says whether objects that only a gateway acts on count too.
+    pub(crate) fn new(ingress: bool) -> Self {
+        Self { ingress, ..Self::default() }
+    }
+
     /// Whether a complete listing was told.
     pub(crate) fn is_listed(&self) -> bool {
         self.listed
@@ -152,7 +159,7 @@ impl Tree {
             }
             scan.read.push(name.clone());
             let mut next = match stamp.and_then(|stamp| Ok((stamp, read(&path)?))) {
-                Ok((stamp, text)) => load(name, namespace, &text, stamp),
+                Ok((stamp, text)) => self.load(name, namespace, &text, stamp),
                 Err(error) => broken(format!("cannot be read: {error}")),
             };
             next.unproven = next.is_broken() && kept.is_none_or(|kept| kept.unproven);
@@ -161,6 +168,27 @@ impl Tree {
             }
             self.files.insert(name.clone(), next);
         }
+    }
+
+    fn load(&self, name: &str, namespace: &str, text: &[u8], stamp: Stamp) -> Kept {
+        let (located, mut problems) = parse(name, text);
+        let mut objects = BTreeMap::new();
+        for found in located {
+            let mut object = found.object;
+            object.default_namespace(namespace);
+            let key = (object.kind(), object.key());
+            let described = format!("{} {}", key.0, key.1);
+            if key.0.is_ingress() && !self.ingress {
+                let message = "only a gateway acts on this kind".to_owned();
+                problems.push(Problem { line: found.line, object: described, message, broken: false });
+                continue;
+            }
+            if let Some((line, _)) = objects.insert(key, (found.line, Arc::new(object))) {
+                let message = format!("is defined in line {line} too; the later one wins");
+                problems.push(Problem { line: found.line, object: described, message, broken: false });
+            }
+        }
+        Kept { stamp: Some(stamp), objects: Arc::new(objects), problems: problems.into(), ..Kept::default() }
     }
 
     /// Drops files that are gone. `rm -r` and non-atomic copies remove them one by one: what vanishes is believed
@@ -295,22 +323,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other(format!("it is larger than {} MiB", MAX_FILE >> 20)));
     }
     Ok(text)
-}
-
-fn load(name: &str, namespace: &str, text: &[u8], stamp: Stamp) -> Kept {
-    let (located, mut problems) = parse(name, text);
-    let mut objects = BTreeMap::new();
-    for found in located {
-        let mut object = found.object;
-        object.default_namespace(namespace);
-        let key = (object.kind(), object.key());
-        let described = format!("{} {}", key.0, key.1);
-        if let Some((line, _)) = objects.insert(key, (found.line, Arc::new(object))) {
-            let message = format!("is defined in line {line} too; the later one wins");
-            problems.push(Problem { line: found.line, object: described, message, broken: false });
-        }
-    }
-    Kept { stamp: Some(stamp), objects: Arc::new(objects), problems: problems.into(), ..Kept::default() }
 }
 
 fn broken(message: String) -> Kept {

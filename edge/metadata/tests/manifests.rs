@@ -60,11 +60,25 @@ impl Bench {
         Self::start(root, directory, None)
     }
 
+    /// The same for a gateway.
+    fn of_gateway(files: &[(&str, &str)]) -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        let directory = root.path().join("manifests");
+        fs::create_dir(&directory).expect("made");
+        files.iter().for_each(|(name, text)| write(&directory, name, text));
+        let source = ManifestDir::new(&directory, "default").with_ingress();
+        Self::run(root, directory, source)
+    }
+
     fn start(root: tempfile::TempDir, directory: PathBuf, rescan: Option<Duration>) -> Self {
-        let board = Arc::new(Board { shown: Mutex::default(), changed: watch::Sender::new(()) });
-        let (sender, events) = mpsc::channel(64);
         let source = ManifestDir::new(&directory, "default");
         let source = rescan.into_iter().fold(source, ManifestDir::rescan_every);
+        Self::run(root, directory, source)
+    }
+
+    fn run(root: tempfile::TempDir, directory: PathBuf, source: ManifestDir) -> Self {
+        let board = Arc::new(Board { shown: Mutex::default(), changed: watch::Sender::new(()) });
+        let (sender, events) = mpsc::channel(64);
         let source = tokio::spawn(Box::new(source).run(sender, board.clone()));
         Self { root, directory, events, board, source }
     }
@@ -172,6 +186,23 @@ async fn unknown_kinds_are_reported_with_their_line_and_withdrawn() {
     bench.write("1.yaml", &service("a", "10.0.0.2"));
     bench.expect(&["+default/a 10.0.0.2"]).await;
     bench.all_clear().await;
+}
+
+#[tokio::test]
+async fn only_a_gateway_reads_the_kinds_of_a_gateway() {
+    let service = service("a", "10.0.0.1");
+    let files = format!(
+        "{service}---\n{{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {{name: g}}}}\n---\n{{apiVersion: v1, kind: Secret, metadata: {{name: s}}, type: kubernetes.io/tls}}\n"
+    );
+    let mut agent = Bench::new(&[("1.yaml", &files)]);
+    agent.expect(&["reset", "+default/a 10.0.0.1", "synced"]).await;
+    agent
+        .reported("1.yaml:3 Gateway.networking.istio.io default/g", "only a gateway acts on this kind")
+        .await;
+    agent.reported("1.yaml:5 Secret default/s", "only a gateway acts on this kind").await;
+    let mut gateway = Bench::of_gateway(&[("1.yaml", &files)]);
+    gateway.expect(&["reset", "+default/a 10.0.0.1", "+default/g", "+default/s", "synced"]).await;
+    gateway.all_clear().await;
 }
 
 #[tokio::test]

@@ -106,7 +106,7 @@ fn json_of_one_or_more_values() {
         r#"
 Service a
 Pod p
-5 Secret s: kind /Secret is not read by the mesh
+5 Secret s: kind /Secret of type "" is not read by the mesh
 !6 document: is no JSON: EOF while parsing a value
 "#,
     );

@@ -1,8 +1,8 @@
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::{Kind, Object, label};
+use crate::unknown::not_understood;
+use crate::{Kind, Object, Secret, label};
 
 /// Kubernetes writes absent lists and maps as `null` now and then; both mean empty.
 pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -55,17 +55,12 @@ pub fn decode_value(value: Value) -> Result<Object, DecodeError> {
     if kind.is_empty() {
         return Err(DecodeError::NoKind);
     }
-    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let known = match (group, kind.as_str()) {
-        ("", "Service") => Kind::Service,
-        ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
-        ("", "Endpoints") => Kind::Endpoints,
-        ("", "Pod") => Kind::Pod,
-        ("", "Node") => Kind::Node,
-        ("", "Namespace") => Kind::Namespace,
-        ("networking.istio.io", "DestinationRule") => Kind::DestinationRule,
-        _ => return Err(DecodeError::UnknownKind(format!("{api_version}/{kind}"))),
-    };
+    let unknown = |what: String| Err(DecodeError::UnknownKind(what));
+    let Some(known) = Kind::of(&api_version, &kind) else { return unknown(format!("{api_version}/{kind}")) };
+    let type_ = text("/type");
+    if known == Kind::Secret && type_ != Secret::TLS {
+        return unknown(format!("{api_version}/{kind} of type {type_:?}"));
+    }
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
     let object = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
     if name.is_empty() {
@@ -75,15 +70,7 @@ pub fn decode_value(value: Value) -> Result<Object, DecodeError> {
             reason: "metadata.name is missing".to_owned(),
         });
     }
-    let decoded = match known {
-        Kind::Service => typed(value).map(Object::Service),
-        Kind::EndpointSlice => typed(value).map(Object::EndpointSlice),
-        Kind::Endpoints => typed(value).map(Object::Endpoints),
-        Kind::Pod => typed(value).map(Object::Pod),
-        Kind::Node => typed(value).map(Object::Node),
-        Kind::Namespace => typed(value).map(Object::Namespace),
-        Kind::DestinationRule => typed(value).map(Object::DestinationRule),
-    };
+    let decoded = of_value(known, value).map_err(|error| error.to_string());
     decoded.map(without_foreign_annotations).map_err(|reason| DecodeError::Invalid {
         kind: known,
         object,
@@ -95,7 +82,12 @@ pub fn decode_value(value: Value) -> Result<Object, DecodeError> {
 /// absent or wrong, since the request said which kind is meant (kubeedge/kubeedge#4086).
 pub fn decode_item(kind: Kind, json: &[u8]) -> Result<Object, DecodeError> {
     let invalid = |object: String, reason: String| DecodeError::Invalid { kind, object, reason };
-    let object = decode_stored(kind, json).map_err(|error| invalid(String::new(), error.to_string()))?;
+    // Only what few objects are of is worth to be looked at twice.
+    let decoded = match kind.is_ingress() {
+        true => serde_json::from_slice(json).and_then(|value| of_value(kind, value)),
+        false => decode_stored(kind, json),
+    };
+    let object = decoded.map_err(|error| invalid(String::new(), error.to_string()))?;
     if object.metadata().name.is_empty() {
         return Err(invalid(String::new(), "metadata.name is missing".to_owned()));
     }
@@ -104,15 +96,52 @@ pub fn decode_item(kind: Kind, json: &[u8]) -> Result<Object, DecodeError> {
 
 /// Decodes one object of a known kind from the JSON that [`Object`] serialises to, and from nothing else.
 pub fn decode_stored(kind: Kind, json: &[u8]) -> Result<Object, serde_json::Error> {
-    match kind {
-        Kind::Service => serde_json::from_slice(json).map(Object::Service),
-        Kind::EndpointSlice => serde_json::from_slice(json).map(Object::EndpointSlice),
-        Kind::Endpoints => serde_json::from_slice(json).map(Object::Endpoints),
-        Kind::Pod => serde_json::from_slice(json).map(Object::Pod),
-        Kind::Node => serde_json::from_slice(json).map(Object::Node),
-        Kind::Namespace => serde_json::from_slice(json).map(Object::Namespace),
-        Kind::DestinationRule => serde_json::from_slice(json).map(Object::DestinationRule),
+    let mut from = serde_json::Deserializer::from_slice(json);
+    let object = typed(kind, &mut from)?;
+    from.end().map(|()| object)
+}
+
+/// Decodes an object, with what in it is not understood.
+fn of_value(kind: Kind, value: Value) -> Result<Object, serde_json::Error> {
+    let told = if kind.is_ingress() { not_understood(kind, &value) } else { Vec::new() };
+    let mut object = typed(kind, value)?;
+    match &mut object {
+        Object::VirtualService(object) => object.not_understood = told,
+        Object::IstioGateway(object) => object.not_understood = told,
+        Object::GatewayClass(object) => object.not_understood = told,
+        Object::Gateway(object) => object.not_understood = told,
+        Object::HttpRoute(object) => object.not_understood = told,
+        Object::TcpRoute(object) | Object::TlsRoute(object) => object.not_understood = told,
+        Object::Secret(_)
+        | Object::Service(_)
+        | Object::EndpointSlice(_)
+        | Object::Endpoints(_)
+        | Object::Pod(_)
+        | Object::Node(_)
+        | Object::Namespace(_)
+        | Object::DestinationRule(_) => {}
     }
+    Ok(object)
+}
+
+fn typed<'de, D: Deserializer<'de>>(kind: Kind, from: D) -> Result<Object, D::Error> {
+    Ok(match kind {
+        Kind::Service => Object::Service(Deserialize::deserialize(from)?),
+        Kind::EndpointSlice => Object::EndpointSlice(Deserialize::deserialize(from)?),
+        Kind::Endpoints => Object::Endpoints(Deserialize::deserialize(from)?),
+        Kind::Pod => Object::Pod(Deserialize::deserialize(from)?),
+        Kind::Node => Object::Node(Deserialize::deserialize(from)?),
+        Kind::Namespace => Object::Namespace(Deserialize::deserialize(from)?),
+        Kind::DestinationRule => Object::DestinationRule(Deserialize::deserialize(from)?),
+        Kind::VirtualService => Object::VirtualService(Deserialize::deserialize(from)?),
+        Kind::IstioGateway => Object::IstioGateway(Deserialize::deserialize(from)?),
+        Kind::GatewayClass => Object::GatewayClass(Deserialize::deserialize(from)?),
+        Kind::Gateway => Object::Gateway(Deserialize::deserialize(from)?),
+        Kind::HttpRoute => Object::HttpRoute(Deserialize::deserialize(from)?),
+        Kind::TcpRoute => Object::TcpRoute(Deserialize::deserialize(from)?),
+        Kind::TlsRoute => Object::TlsRoute(Deserialize::deserialize(from)?),
+        Kind::Secret => Object::Secret(Secret::deserialize(from)?.cut()),
+    })
 }
 
 /// `kubectl apply` stores a copy of the whole object in an annotation; only those with a meaning stay.
@@ -120,8 +149,4 @@ fn without_foreign_annotations(mut object: Object) -> Object {
     let kept = [label::PEER_ID, label::OVER_CAPACITY];
     object.metadata_mut().annotations.retain(|name, _| kept.contains(&&**name));
     object
-}
-
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_json::from_value(value).map_err(|error| error.to_string())
 }

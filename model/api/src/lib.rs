@@ -1,28 +1,38 @@
 //! Kubernetes and Istio objects cut to the fields the mesh reads, and the vocabulary in which sources tell of them.
 //!
 //! The structs are partial on purpose: a field that nothing acts on is not here, and unknown fields are ignored
-//! when decoding; [`unknown_fields`] tells those that the API does not define either. Field names and defaults follow the Kubernetes API reference (v1, discovery.k8s.io/v1) and
-//! Istio's `networking.istio.io/v1alpha3`.
+//! when decoding; [`unknown_fields`] tells those that the API does not define either. Field names and defaults follow the Kubernetes API reference (v1, discovery.k8s.io/v1),
+//! Istio's `networking.istio.io` and the Gateway API's `gateway.networking.k8s.io`.
 
+mod custom;
 mod decode;
 mod discovery;
-mod istio;
+pub mod gateway;
+pub mod istio;
 mod meta;
 mod node;
 mod pod;
+mod secret;
 mod service;
 mod source;
 mod unknown;
+mod vocabulary;
 
+pub use custom::CustomObject;
 pub use decode::{DecodeError, decode_item, decode_stored, decode_value};
 pub use discovery::{
     Endpoint, EndpointAddress, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice,
     EndpointSubset, Endpoints, ForName, TargetRef,
 };
-pub use istio::{ConsistentHash, DestinationRule, DestinationRuleSpec, LoadBalancerSettings, TrafficPolicy};
+pub use gateway::{Gateway, GatewayClass, HttpRoute, TcpRoute, TlsRoute};
+pub use istio::{
+    ConsistentHash, DestinationRule, DestinationRuleSpec, Gateway as IstioGateway, LoadBalancerSettings,
+    TrafficPolicy, VirtualService,
+};
 pub use meta::{Name, ObjectKey, ObjectMeta, Uid};
 pub use node::{Namespace, Node, NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{Container, ContainerPort, Pod, PodCondition, PodIp, PodSpec, PodStatus};
+pub use secret::{Secret, Sensitive, TlsData};
 pub use service::{
     ClientIpConfig, IntOrString, LoadBalancerIngress, LoadBalancerStatus, Protocol, Service, ServicePort,
     ServiceSpec, ServiceStatus, SessionAffinityConfig,

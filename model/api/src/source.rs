@@ -4,7 +4,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DestinationRule, EndpointSlice, Endpoints, Name, Namespace, Node, ObjectKey, ObjectMeta, Pod, Service,
+    DestinationRule, EndpointSlice, Endpoints, Gateway, GatewayClass, HttpRoute, IstioGateway, Name,
+    Namespace, Node, ObjectKey, ObjectMeta, Pod, Secret, Service, TcpRoute, TlsRoute, VirtualService,
 };
 
 /// What a source tells. A listing is `Reset, Upsert…, Synced`: objects that were known before the `Reset` and not
@@ -30,7 +31,8 @@ pub enum SourceEvent {
     SyncedKind(Kind),
 }
 
-/// The kinds the mesh reads.
+/// The kinds the mesh reads. Two of them are called `Gateway`: they are written with their groups, as Kubernetes writes a
+/// kind with its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the variants are the Kubernetes kinds of the same names")]
 pub enum Kind {
@@ -41,11 +43,29 @@ pub enum Kind {
     Node,
     Namespace,
     DestinationRule,
+    VirtualService,
+    #[serde(rename = "Gateway.networking.istio.io")]
+    IstioGateway,
+    GatewayClass,
+    #[serde(rename = "Gateway.gateway.networking.k8s.io")]
+    Gateway,
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+    #[serde(rename = "TCPRoute")]
+    TcpRoute,
+    #[serde(rename = "TLSRoute")]
+    TlsRoute,
+    Secret,
 }
+
+/// Group of Istio's kinds.
+const ISTIO: &str = "networking.istio.io";
+/// Group of the Gateway API's kinds.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
 impl Kind {
     /// Every kind, in the order in which listings are written.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 15] = [
         Self::Namespace,
         Self::Node,
         Self::Service,
@@ -53,9 +73,40 @@ impl Kind {
         Self::Endpoints,
         Self::Pod,
         Self::DestinationRule,
+        Self::VirtualService,
+        Self::IstioGateway,
+        Self::GatewayClass,
+        Self::Gateway,
+        Self::HttpRoute,
+        Self::TcpRoute,
+        Self::TlsRoute,
+        Self::Secret,
     ];
 
-    /// The kind's name in manifests.
+    /// Kinds that a node's agent needs of an API server. Pods are not among them: slices say where they are, and a
+    /// cluster has many more Pods than a node has neighbours.
+    pub const AGENT: [Self; 6] = [
+        Self::Namespace,
+        Self::Node,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Endpoints,
+        Self::DestinationRule,
+    ];
+
+    /// Kinds that a gateway needs besides.
+    pub const INGRESS: [Self; 8] = [
+        Self::VirtualService,
+        Self::IstioGateway,
+        Self::GatewayClass,
+        Self::Gateway,
+        Self::HttpRoute,
+        Self::TcpRoute,
+        Self::TlsRoute,
+        Self::Secret,
+    ];
+
+    /// The kind's name in manifests, with its group where another kind has the same name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Service => "Service",
@@ -65,12 +116,50 @@ impl Kind {
             Self::Node => "Node",
             Self::Namespace => "Namespace",
             Self::DestinationRule => "DestinationRule",
+            Self::VirtualService => "VirtualService",
+            Self::IstioGateway => "Gateway.networking.istio.io",
+            Self::GatewayClass => "GatewayClass",
+            Self::Gateway => "Gateway.gateway.networking.k8s.io",
+            Self::HttpRoute => "HTTPRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::Secret => "Secret",
         }
+    }
+
+    /// The API group, empty for Kubernetes' own core.
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::Service | Self::Endpoints | Self::Pod | Self::Node | Self::Namespace | Self::Secret => "",
+            Self::EndpointSlice => "discovery.k8s.io",
+            Self::DestinationRule | Self::VirtualService | Self::IstioGateway => ISTIO,
+            Self::GatewayClass | Self::Gateway | Self::HttpRoute | Self::TcpRoute | Self::TlsRoute => {
+                GATEWAY_API
+            }
+        }
+    }
+
+    /// The kind that a manifest means by its `apiVersion` and `kind`. The version does not matter: the fields read here
+    /// have the same shape in every version that was ever served.
+    pub fn of(api_version: &str, kind: &str) -> Option<Self> {
+        let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        Self::ALL.into_iter().find(|known| {
+            let name = match known {
+                Self::IstioGateway | Self::Gateway => "Gateway",
+                other => other.as_str(),
+            };
+            known.group() == group && name == kind
+        })
     }
 
     /// Whether objects of the kind have no namespace.
     pub fn cluster_scoped(self) -> bool {
-        matches!(self, Self::Node | Self::Namespace)
+        matches!(self, Self::Node | Self::Namespace | Self::GatewayClass)
+    }
+
+    /// Whether only a gateway acts on the kind.
+    pub fn is_ingress(self) -> bool {
+        Self::INGRESS.contains(&self)
     }
 }
 
@@ -92,6 +181,19 @@ pub enum Object {
     Node(Node),
     Namespace(Namespace),
     DestinationRule(DestinationRule),
+    VirtualService(VirtualService),
+    #[serde(rename = "Gateway.networking.istio.io")]
+    IstioGateway(IstioGateway),
+    GatewayClass(GatewayClass),
+    #[serde(rename = "Gateway.gateway.networking.k8s.io")]
+    Gateway(Gateway),
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute(HttpRoute),
+    #[serde(rename = "TCPRoute")]
+    TcpRoute(TcpRoute),
+    #[serde(rename = "TLSRoute")]
+    TlsRoute(TlsRoute),
+    Secret(Secret),
 }
 
 impl Object {
@@ -105,6 +207,14 @@ impl Object {
             Self::Node(_) => Kind::Node,
             Self::Namespace(_) => Kind::Namespace,
             Self::DestinationRule(_) => Kind::DestinationRule,
+            Self::VirtualService(_) => Kind::VirtualService,
+            Self::IstioGateway(_) => Kind::IstioGateway,
+            Self::GatewayClass(_) => Kind::GatewayClass,
+            Self::Gateway(_) => Kind::Gateway,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::TcpRoute(_) => Kind::TcpRoute,
+            Self::TlsRoute(_) => Kind::TlsRoute,
+            Self::Secret(_) => Kind::Secret,
         }
     }
 
@@ -118,6 +228,14 @@ impl Object {
             Self::Node(object) => &object.metadata,
             Self::Namespace(object) => &object.metadata,
             Self::DestinationRule(object) => &object.metadata,
+            Self::VirtualService(object) => &object.metadata,
+            Self::IstioGateway(object) => &object.metadata,
+            Self::GatewayClass(object) => &object.metadata,
+            Self::Gateway(object) => &object.metadata,
+            Self::HttpRoute(object) => &object.metadata,
+            Self::TcpRoute(object) => &object.metadata,
+            Self::TlsRoute(object) => &object.metadata,
+            Self::Secret(object) => &object.metadata,
         }
     }
 
@@ -131,6 +249,14 @@ impl Object {
             Self::Node(object) => &mut object.metadata,
             Self::Namespace(object) => &mut object.metadata,
             Self::DestinationRule(object) => &mut object.metadata,
+            Self::VirtualService(object) => &mut object.metadata,
+            Self::IstioGateway(object) => &mut object.metadata,
+            Self::GatewayClass(object) => &mut object.metadata,
+            Self::Gateway(object) => &mut object.metadata,
+            Self::HttpRoute(object) => &mut object.metadata,
+            Self::TcpRoute(object) => &mut object.metadata,
+            Self::TlsRoute(object) => &mut object.metadata,
+            Self::Secret(object) => &mut object.metadata,
         }
     }
 

@@ -1,5 +1,8 @@
 use serde_json::{Map, Value};
 
+use crate::vocabulary::{INGRESS_FIELDS, INGRESS_WORDS};
+use crate::{Kind, Name};
+
 /// Fields of the objects as their APIs define them (core/v1 and discovery.k8s.io/v1 of Kubernetes 1.36, Istio 1.28), where
 /// a misspelt name changes what the mesh does. A path ends in `[]` for each item of a list.
 const FIELDS: [(&str, &str, &[&str]); 13] = [
@@ -59,24 +62,54 @@ const FIELDS: [(&str, &str, &[&str]); 13] = [
 /// A misspelt field repeats in every item of a list; the first few tell as much as all.
 const MAX_TOLD: usize = 8;
 
-/// Fields of an object that its API does not define, as paths with the known field that was probably meant.
+/// Fields of an object that its API does not define, as paths with the known field that was probably meant. Objects that
+/// only a gateway acts on carry theirs with them.
 pub fn unknown_fields(value: &Value) -> Vec<String> {
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
     let mut told = Vec::new();
     for (_, path, known) in FIELDS.iter().filter(|(of, _, _)| *of == kind) {
+        fields(value, path, known, &mut told);
+    }
+    told
+}
+
+/// Fields and words of an object that only a gateway acts on which its API does not define.
+pub(crate) fn not_understood(kind: Kind, value: &Value) -> Vec<Name> {
+    let (mut unknown, mut told) = (Vec::new(), Vec::new());
+    for (_, path, known) in INGRESS_FIELDS.iter().filter(|(of, _, _)| of.contains(&kind)) {
+        fields(value, path, known, &mut unknown);
+    }
+    if !unknown.is_empty() {
+        told.push(format!("fields that the API does not define: {}", unknown.join(", ")));
+    }
+    for (_, path, field, known) in INGRESS_WORDS.iter().filter(|(of, _, _, _)| of.contains(&kind)) {
         visit(value, path, &mut |object| {
-            for name in object.keys().filter(|name| !known.contains(&name.as_str())) {
-                let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                let meant = known.iter().find(|other| near(name, other));
-                let hint = meant.map(|other| format!(" (is {other} meant?)")).unwrap_or_default();
-                let message = format!("{at}{hint}");
-                if told.len() < MAX_TOLD && !told.contains(&message) {
-                    told.push(message);
-                }
+            let word = object.get(*field).and_then(Value::as_str).unwrap_or_default();
+            // Implementations define words of their own as domain/word (Gateway API).
+            if word.is_empty() || word.contains('/') || known.contains(&word) {
+                return;
+            }
+            let message = format!("{path}.{field}: {word:?} is none of {}", known.join(", "));
+            if told.len() < MAX_TOLD && !told.contains(&message) {
+                told.push(message);
             }
         });
     }
-    told
+    told.into_iter().map(Name::from).collect()
+}
+
+fn fields(value: &Value, path: &str, known: &[&str], told: &mut Vec<String>) {
+    visit(value, path, &mut |object| {
+        for name in object.keys().filter(|name| !known.contains(&name.as_str())) {
+            let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let meant = known.iter().find(|other| near(name, other));
+            let hint = meant.map(|other| format!(" (is {other} meant?)")).unwrap_or_default();
+            let message = format!("{at}{hint}");
+            if told.len() < MAX_TOLD && !told.contains(&message) {
+                told.push(message);
+            }
+        }
+    });
 }
 
 fn visit(value: &Value, path: &str, see: &mut impl FnMut(&Map<String, Value>)) {

@@ -24,7 +24,7 @@ The mode says where Services and Nodes come from:
 
 `NODE_NAME` must be in the environment; the downward API gives it (`spec.nodeName`). `NAMESPACE` should be.
 
-This version has no gateway yet: `edgemesh-gateway` checks its file and ends.
+This version of the gateway follows its objects and has no listeners yet ([install.md](install.md)); its `edgeTunnel` is checked and not started.
 
 *Reload* below means that a running program takes a change over, *restart* that it counts at the next start.
 ";

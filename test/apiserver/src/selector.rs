@@ -31,6 +31,7 @@ enum Field {
     Name,
     Namespace,
     NodeName,
+    Type,
     /// One that the server believes to be empty in every object.
     Blank,
 }
@@ -63,6 +64,7 @@ impl Selector {
                 "metadata.namespace" => Field::Namespace,
                 _ if names_only => Field::Blank,
                 "spec.nodeName" if resource == Resource::Pods => Field::NodeName,
+                "type" if resource == Resource::Secrets => Field::Type,
                 other => return Err(format!("field label not supported: {other}")),
             };
             self.fields.push(FieldTerm { field, equal, value });
@@ -99,6 +101,7 @@ impl FieldTerm {
             Field::Name => &object.name,
             Field::Namespace => &object.namespace,
             Field::NodeName => &object.node,
+            Field::Type => &object.type_,
             Field::Blank => "",
         };
         (value == self.value) == self.equal
@@ -199,5 +202,14 @@ mod tests {
                 .map(|selector| selector.picks(&object))
         };
         assert_eq!((node(false), node(true)), (Ok(true), Ok(false)));
+        let secret = Stored { type_: "kubernetes.io/tls".to_owned(), ..Stored::default() };
+        for (fields, resource, expected) in [
+            ("type=kubernetes.io/tls", Resource::Secrets, Ok(true)),
+            ("type=Opaque", Resource::Secrets, Ok(false)),
+            ("type=kubernetes.io/tls", Resource::ConfigMaps, Err(())),
+        ] {
+            let selector = Selector::default().fields(fields, resource, false);
+            assert_eq!(selector.map(|selector| selector.picks(&secret)).map_err(drop), expected, "{fields}");
+        }
     }
 }

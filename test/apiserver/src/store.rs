@@ -24,6 +24,8 @@ pub(crate) struct Stored {
     pub(crate) labels: BTreeMap<String, String>,
     /// `spec.nodeName`, which is empty where there is none.
     pub(crate) node: String,
+    /// `type`, which is empty where there is none.
+    pub(crate) type_: String,
     /// Its JSON without `{"apiVersion":…,"kind":…,`: those depend on the version that is asked for.
     pub(crate) tail: Bytes,
 }
@@ -598,9 +600,10 @@ fn seal(mut object: Map<String, Value>, (namespace, name): (String, String), ver
     let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
     let labels =
         labels.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect();
+    let type_ = object.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
     let node = object.get("spec").and_then(|spec| spec["nodeName"].as_str()).unwrap_or_default().to_owned();
     let text = serde_json::to_vec(&object).expect("a JSON value is JSON");
     // The metadata is in it, so something follows the brace.
     let tail = Bytes::from(text).slice(1..);
-    Stored { namespace, name, version, labels, node, tail }
+    Stored { namespace, name, version, labels, node, type_, tail }
 }

@@ -33,7 +33,7 @@ impl Agent {
         agent
     }
 
-    /// Starts an agent by a command of the laboratory.
+    /// Starts an agent, or a gateway, by a command of the laboratory.
     pub fn start(lab: &Lab, node: &str, mut command: Command) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -51,7 +51,9 @@ impl Agent {
             let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
             // Until it has become the agent it is a copy of its parent.
             let mut words = words.split(|byte| *byte == 0);
-            let linked = words.next().is_some_and(|word| word.ends_with(b"/edgemesh-agent"));
+            let linked = words.next().is_some_and(|word| {
+                word.ends_with(b"/edgemesh-agent") || word.ends_with(b"/edgemesh-gateway")
+            });
             (linked || words.next().is_some_and(|word| word == b"agent")).then_some(pid)
         });
         agent

@@ -162,6 +162,7 @@ fn collection(object: &Value) -> String {
     let root = if version.contains('/') { "apis" } else { "api" };
     let plural = match text(&object["kind"]) {
         "Endpoints" => "endpoints".to_owned(),
+        "GatewayClass" => "gatewayclasses".to_owned(),
         kind => kind.to_lowercase() + "s",
     };
     match object["metadata"]["namespace"].as_str() {

@@ -166,9 +166,18 @@ impl Lab {
     /// The command of an agent as Go EdgeMesh's: its name, and a file with this text. In the text STATE, ADMIN and PSK
     /// stand for the node's own paths.
     pub fn agent_by_file(&self, node: &str, text: &str) -> Command {
+        self.program_by_file("edgemesh-agent", node, text)
+    }
+
+    /// The same of a gateway, which is in the agent's place.
+    pub fn gateway_by_file(&self, node: &str, text: &str) -> Command {
+        self.program_by_file("edgemesh-gateway", node, text)
+    }
+
+    fn program_by_file(&self, name: &str, node: &str, text: &str) -> Command {
         let file = self.config_file(node);
         self.write_config(node, text);
-        let link = self.link("edgemesh-agent");
+        let link = self.link(name);
         let mut command = self.command(node, &[&link, "--config-file", &file.display().to_string()]);
         command.env("NODE_NAME", node).env("NAMESPACE", "kubeedge");
         // What a test machine that is a pod itself would add.

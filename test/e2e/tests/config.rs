@@ -236,17 +236,20 @@ fn go_c23_sighup_ends_nothing_and_health_can_be_asked() {
     assert_serves(&lab);
 }
 
-/// There is no gateway yet: whoever rolls it out learns so before the one that works is gone.
+/// What is wrong ends it before it takes anything from the gateway that works.
 #[test]
-fn a_gateway_says_that_there_is_none_and_fails() {
+fn a_gateway_with_mistakes_does_not_start() {
     let image = Image::new();
-    let path = image.write("gateway.yaml", &GO_GATEWAY.replace("mode: CloudMode", "mode: EdgeMode"));
-    for words in [&["--config-file", &path][..], &["--v=4", "--logtostderr", "--config-file", &path]] {
-        image.fail("edgemesh-gateway", words, &["no gateway", "keep the one you have", &path]);
-    }
     let path = image.write("wrong.yaml", "modules: { edgeGateway: { enable: often } }");
     image.fail("edgemesh-gateway", &["--config-file", &path], &["modules.edgeGateway.enable"]);
+    let path = image.write("agent.yaml", GO_DEFAULT);
+    image.fail("edgemesh-gateway", &["--config-file", &path], &["this is a file of edgemesh agent"]);
     image.fail("edgemesh-gateway", &["--speed=9"], &["--speed"]);
+    image.fail("edgemesh-gateway", &[], &["/etc/edgemesh/config/edgemesh-gateway.yaml"]);
+    let path = image.write("gateway.yaml", &GO_GATEWAY.replace("mode: CloudMode", "mode: EdgeMode"));
+    let valid = image.succeed("edgemesh", &["config", "validate", &path]);
+    assert!(valid.contains("is valid for gateway"), "{valid}");
+    assert!(image.succeed("edgemesh-gateway", &["--help"]).contains("/readyz stays 503"));
 }
 
 /// What Go EdgeMesh's command lines have besides the file; -v=4 is where it tells every connection.

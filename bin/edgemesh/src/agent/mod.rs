@@ -1,60 +1,37 @@
 //! The agent: how its parts are joined, started and stopped.
 
-mod metadata;
 mod pages;
-mod reload;
 mod rules;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
 use edgemesh_admin::{Admin, HealthPorts, Metrics};
-use edgemesh_api::Name;
+use edgemesh_api::{Kind, Name};
+use edgemesh_config::Role;
 use edgemesh_dns::{DnsServer, DnsSettings, ListenAddress, UpstreamSource};
 use edgemesh_intercept::Interceptor;
 use edgemesh_mesh::{MeshSnapshot, PathSnapshot};
-use edgemesh_metadata::{Journal, JournalWriter};
 use edgemesh_net::meet::{Connect, Connected};
 use edgemesh_proxy::{Proxy, ProxyDeps, ProxySettings, Remote};
 use edgemesh_resolver::ResolverSettings;
 use edgemesh_route::{DialError, Router, Target};
 use edgemesh_tunnel::{RelayAddress, Tunnel, TunnelHandle, TunnelSettings};
 use futures::future::BoxFuture;
-use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::logging;
+use crate::process::{STOP_TIMEOUT, start_journal, wait_for_signal};
 use crate::settings::{AgentSettings, DEFAULT_TUNNEL_PORT, DnsFlags, TunnelFlags};
-
-/// More threads than this only pass work around: the proxy is bound by the kernel, the tunnel by one swarm.
-const MAX_WORKERS: usize = 4;
-
-/// Netlink transactions, file scans and journal writes; each is rare and one of its kind runs at a time.
-const BLOCKING_THREADS: usize = 4;
-
-/// After the proxy's drain (5 s) everything else stops at once; a part that hangs is left behind.
-const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+use crate::{logging, metadata, process, reload};
 
 /// Runs the agent until SIGTERM or SIGINT.
 pub(crate) fn run(settings: AgentSettings) -> Result<()> {
-    let levels = logging::start(&settings.log_level, settings.log_json)?;
-    match edgemesh_net::limits::raise_descriptor_limit() {
-        Ok(limit) => tracing::debug!(limit, "open descriptors"),
-        Err(error) => tracing::warn!(%error, "the limit of open descriptors stays as it is"),
-    }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    runtime::Builder::new_multi_thread()
-        .worker_threads(cores.min(MAX_WORKERS))
-        .max_blocking_threads(BLOCKING_THREADS)
-        .enable_all()
-        .build()
-        .context("the runtime cannot be made")?
-        .block_on(serve(settings, levels))
+    let (level, json) = (settings.log_level.clone(), settings.log_json);
+    process::run(&level, json, |levels| serve(settings, levels))
 }
 
 /// What every part shares.
@@ -64,9 +41,9 @@ struct Shared {
     snapshots: Arc<ArcSwap<MeshSnapshot>>,
     paths: Arc<ArcSwap<PathSnapshot>>,
     router: Arc<Router>,
-    metadata: metadata::State,
+    metadata: Arc<metadata::State>,
     rules: rules::State,
-    reload: reload::State,
+    reload: Arc<reload::State>,
 }
 
 async fn serve(settings: AgentSettings, levels: logging::Levels) -> Result<()> {
@@ -99,9 +76,9 @@ async fn serve(settings: AgentSettings, levels: logging::Levels) -> Result<()> {
     let paths = tunnel.as_ref().map_or_else(Arc::default, TunnelHandle::paths);
 
     let shared = Arc::new(Shared {
-        metadata: metadata::State::new(&first, journal),
+        metadata: Arc::new(metadata::State::new(&first, journal)),
         rules: rules::State::default(),
-        reload: reload::State::new(levels),
+        reload: Arc::new(reload::State::new(levels)),
         started,
         snapshots: snapshots.clone(),
         paths: paths.clone(),
@@ -141,8 +118,23 @@ async fn serve(settings: AgentSettings, levels: logging::Levels) -> Result<()> {
         tokio::spawn(rules::run(interceptor, shared.clone(), generations, changes, shutdown.clone()))
     });
     let (change, changes) = tokio::sync::mpsc::channel(1);
-    tracker.spawn(metadata::run(shared.clone(), first.state, published, changes, shutdown.clone()));
-    let follow = reload::Follow { shared: shared.clone(), metrics: metrics.clone(), tunnel, change };
+    let follow = metadata::Follow {
+        metadata: shared.metadata.clone(),
+        snapshots: snapshots.clone(),
+        source: shared.settings.source.clone(),
+        kinds: Kind::AGENT.to_vec(),
+        started,
+    };
+    tracker.spawn(metadata::run(follow, first.state, published, changes, shutdown.clone()));
+    let follow = reload::Follow {
+        path: shared.settings.file.clone(),
+        role: Role::Agent,
+        started_with: (&shared.settings).into(),
+        state: shared.reload.clone(),
+        metrics: metrics.clone(),
+        tunnel,
+        change,
+    };
     tracker.spawn(follow.run(shutdown.clone()));
     let pages = Arc::new(pages::AgentPages::new(shared.clone(), metrics.clone(), parts));
     figures.show(pages.clone());
@@ -176,26 +168,6 @@ impl Drop for Installed {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.0.take().map(Interceptor::abandon) {
             tracing::warn!(%error, "the device stays behind; `edgemesh cleanup` removes it");
-        }
-    }
-}
-
-fn start_journal(journal: Journal, tracker: &TaskTracker) -> JournalWriter {
-    let (writer, keep) = journal.start();
-    tracker.spawn(keep);
-    writer
-}
-
-async fn wait_for_signal() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // A terminal that goes away is no reason to stop serving.
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => tracing::info!("SIGHUP is ignored: the configuration file and manifests are followed as they change"),
         }
     }
 }
@@ -234,7 +206,8 @@ fn dns_settings(flags: &DnsFlags, device: &str) -> DnsSettings {
     DnsSettings { listen: listen.collect(), upstreams, resolver }
 }
 
-fn relay_addresses(relays: &[String]) -> Result<Vec<RelayAddress>> {
+/// The addresses of relays as the file or the flags have them.
+pub(crate) fn relay_addresses(relays: &[String]) -> Result<Vec<RelayAddress>> {
     relays.iter().map(|text| text.parse().with_context(|| format!("relay {text:?}"))).collect()
 }
 
@@ -289,7 +262,8 @@ fn addresses_of(interfaces: &[String], port: u16) -> Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-fn is_link_local(ip: IpAddr) -> bool {
+/// Whether an address says nothing without its interface.
+pub(crate) fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),

@@ -3,10 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use edgemesh_admin::{Figure, Figures, Health, HealthPortFaults, Metrics, Page, PageResult, Pages};
-use edgemesh_api::Kind;
 use edgemesh_dns::DnsCounters;
 use edgemesh_mesh::Path;
-use edgemesh_reflector::{FailureReason, KindState, KindStatus};
 use edgemesh_resolver::Origin;
 use edgemesh_tunnel::{TunnelHandle, TunnelStatus};
 use edgemesh_tunnel_proto::RelayReason;
@@ -14,11 +12,9 @@ use futures::future::BoxFuture;
 
 use super::Shared;
 use crate::explain;
+use crate::metadata::first_of;
 use crate::settings::percent_decode;
-use crate::status::{Applied, ConnectionStatus, DnsStatus, KindLine, MetadataStatus, Status};
-
-/// Findings and reports shown; a broken folder could fill the screen otherwise.
-const MAX_FINDINGS: usize = 100;
+use crate::status::{Applied, ConnectionStatus, DnsStatus, MetadataStatus, Status, counter, gauge, json};
 
 /// The parts that have something to show.
 #[derive(Default)]
@@ -44,27 +40,7 @@ impl AgentPages {
 
     fn metadata(&self) -> MetadataStatus {
         let snapshot = self.shared.snapshots.load();
-        let metadata = &self.shared.metadata;
-        let mut findings: Vec<String> = snapshot
-            .findings
-            .iter()
-            .map(|finding| format!("{}: {}", finding.object, finding.message))
-            .collect();
-        findings.extend(metadata.reports());
-        findings.extend(self.shared.rules.refused());
-        let findings = first_of(findings);
-        MetadataStatus {
-            source: metadata.source().to_owned(),
-            stale: snapshot.stale,
-            age_seconds: metadata.age().map(|age| age.as_secs()),
-            generation: snapshot.generation.0,
-            services: snapshot.services.len(),
-            frontends: snapshot.frontends.len(),
-            backends_here: snapshot.local_backends.len(),
-            findings,
-            journal: metadata.journal(),
-            kinds: metadata.kinds().iter().map(kind_line).collect(),
-        }
+        self.shared.metadata.status(&snapshot, self.shared.rules.refused())
     }
 
     fn applied(&self) -> Vec<Applied> {
@@ -89,17 +65,7 @@ impl AgentPages {
         let tunnel = self.parts.tunnel.as_ref().map(TunnelHandle::status);
         let mut alarms: Vec<String> =
             shared.rules.error().map(|error| format!("kernel rules: {error}")).into_iter().collect();
-        if let Some(error) = shared.metadata.journal_error() {
-            alarms.push(format!("journal: {error}; a restart will not know the newest objects"));
-        }
-        if let Some(words) = shared.metadata.away() {
-            alarms.push(format!("metadata: the API server is away, what is known is served on: {words}"));
-        } else if metadata.stale && shared.settings.source.is_some() {
-            alarms.push("metadata: no source has answered yet, the journal's copy is served".to_owned());
-        }
-        alarms.extend(shared.metadata.held().into_iter().map(|held| format!("metadata: {held}")));
-        let reachable = shared.metadata.away().is_none();
-        alarms.extend(shared.metadata.kinds().iter().filter(|_| reachable).filter_map(kind_alarm));
+        alarms.extend(shared.metadata.alarms(metadata.stale, shared.settings.source.is_some()));
         alarms.extend(shared.reload.pending().map(|pending| format!("configuration: {pending}")));
         alarms.extend(shared.settings.unserved.iter().map(|words| format!("configuration: {words}")));
         alarms.extend(self.parts.health_ports.iter().flat_map(|faults| first_of(faults.list())));
@@ -127,47 +93,6 @@ impl AgentPages {
             tunnel,
             alarms,
         }
-    }
-}
-
-/// What fits on a screen.
-fn first_of(mut lines: Vec<String>) -> Vec<String> {
-    if lines.len() > MAX_FINDINGS {
-        let more = lines.len() - MAX_FINDINGS;
-        lines.truncate(MAX_FINDINGS);
-        lines.push(format!("and {more} more"));
-    }
-    lines
-}
-
-fn kind_line(status: &KindStatus) -> KindLine {
-    let undecodable = status.undecodable.as_ref().map(|object| format!("cannot be read: {object}"));
-    KindLine {
-        kind: status.kind.as_str(),
-        state: status.state.as_str(),
-        reason: status.failure.as_ref().map(ToString::to_string).or(undecodable),
-        objects: status.listed,
-        lists: status.lists,
-        events: status.events,
-        odd_events: status.odd_events,
-        missed: status.missed,
-    }
-}
-
-/// Why a kind is not followed although its server can be reached, in words.
-fn kind_alarm(status: &KindStatus) -> Option<String> {
-    let (kind, failure) = (status.kind, status.failure.as_ref()?);
-    // Others a cluster may lack; they are told under `kind`.
-    let needed = matches!(kind, Kind::Service | Kind::EndpointSlice | Kind::Endpoints);
-    match status.state {
-        KindState::Forbidden if needed => {
-            Some(format!("metadata: {kind} may not be read, add it to the ClusterRole: {failure}"))
-        }
-        // A version that is too old only asks for another list.
-        KindState::Failing if failure.reason != FailureReason::Gone => {
-            Some(format!("metadata: {kind} is not followed, what is known is served on: {failure}"))
-        }
-        _ => None,
     }
 }
 
@@ -259,10 +184,6 @@ fn dns_counters(counters: &DnsCounters) -> Vec<(&'static str, u64)> {
     all
 }
 
-fn json(value: &impl serde::Serialize) -> Result<Page, String> {
-    serde_json::to_string(value).map(|text| Page::Json(text + "\n")).map_err(|error| error.to_string())
-}
-
 /// Figures for the metrics; the pages that know them come after the metrics they are shown by.
 #[derive(Default)]
 pub(super) struct FigureBoard(OnceLock<Arc<AgentPages>>);
@@ -284,60 +205,14 @@ fn peers_by_path(path: Path) -> &'static str {
     }
 }
 
-fn gauge(name: &'static str, help: &'static str, value: usize) -> Figure {
-    Figure { name, help, counter: false, value: i64::try_from(value).unwrap_or(i64::MAX) }
-}
-
-fn counter(name: &'static str, help: &'static str, value: u64) -> Figure {
-    Figure { name, help, counter: true, value: i64::try_from(value).unwrap_or(i64::MAX) }
-}
-
 impl Figures for FigureBoard {
     fn figures(&self) -> Vec<Figure> {
         let Some(pages) = self.0.get() else { return Vec::new() };
         let (shared, parts) = (&pages.shared, &pages.parts);
         let snapshot = shared.snapshots.load();
-        let generation = usize::try_from(snapshot.generation.0).unwrap_or(usize::MAX);
         let applied = usize::try_from(shared.rules.applied()).unwrap_or(usize::MAX);
-        let mut figures = vec![
-            gauge("services", "Known Services", snapshot.services.len()),
-            gauge("frontends", "Intercepted addresses and ports", snapshot.frontends.len()),
-            gauge("node_ports", "Node ports of Services", snapshot.node_ports.len()),
-            gauge("backends_here", "Ready endpoints on this node", snapshot.local_backends.len()),
-            gauge("findings", "Objects that cannot be acted on", snapshot.findings.len()),
-            gauge("metadata_stale", "1 while the journal's copy is served", usize::from(snapshot.stale)),
-            gauge("generation", "Newest snapshot", generation),
-            gauge("rules_generation", "Snapshot that the kernel's rules follow", applied),
-        ];
-        if let Some(age) = shared.metadata.age() {
-            let seconds = usize::try_from(age.as_secs()).unwrap_or(usize::MAX);
-            figures.push(gauge("metadata_age_seconds", "Since the source was last heard", seconds));
-        }
-        let kinds = shared.metadata.kinds();
-        if !kinds.is_empty() {
-            let sum = |value: fn(&KindStatus) -> u64| kinds.iter().map(value).sum();
-            let watching = kinds.iter().filter(|kind| kind.state == KindState::Watching).count();
-            figures.extend([
-                gauge(
-                    "source_away",
-                    "1 while the API server cannot be reached",
-                    usize::from(shared.metadata.away().is_some()),
-                ),
-                gauge("source_kinds_watching", "Kinds whose changes come by a watch", watching),
-                counter("source_lists", "Complete lists of the API server", sum(|kind| kind.lists)),
-                counter("source_events", "Changes that came by watches", sum(|kind| kind.events)),
-                counter(
-                    "source_odd_events",
-                    "Events of watches that said nothing",
-                    sum(|kind| kind.odd_events),
-                ),
-                counter(
-                    "source_missed",
-                    "Changes that a list showed and no watch had told",
-                    sum(|kind| kind.missed),
-                ),
-            ]);
-        }
+        let mut figures = shared.metadata.figures(&snapshot);
+        figures.push(gauge("rules_generation", "Snapshot that the kernel's rules follow", applied));
         for (proxy, prefix) in [(&parts.proxy, true), (&parts.remote, false)] {
             let Some(proxy) = proxy else { continue };
             if prefix {

@@ -4,6 +4,7 @@ mod believe;
 mod endpoints;
 mod fixture;
 mod freshness;
+mod ingress;
 mod listing;
 mod options;
 mod outer;

@@ -3,6 +3,7 @@
 mod cached;
 mod driver;
 mod failures;
+mod ingress;
 mod lists;
 mod objects;
 mod splitter;

@@ -333,9 +333,11 @@ fn key(object: &Object) -> (Kind, &Name, &Name) {
     (object.kind(), &metadata.namespace, &metadata.name)
 }
 
-/// Orders objects by their keys; of two with the same key the latter counts.
+/// Orders objects by their keys; of two with the same key the latter counts. Keys of certificates are left out: they do not
+/// belong on a disk, and whoever needs them waits for the source.
 fn in_order(objects: &[Arc<Object>]) -> Vec<Arc<Object>> {
-    let mut ordered = objects.to_vec();
+    let mut ordered: Vec<_> =
+        objects.iter().filter(|object| object.kind() != Kind::Secret).cloned().collect();
     ordered.sort_by(|a, b| key(a).cmp(&key(b)));
     ordered.dedup_by(|latter, former| {
         let same = key(latter) == key(former);

@@ -453,8 +453,14 @@ fn words(status: &KindStatus, failure: &Failure) -> String {
         KindState::Absent => {
             format!("the server does not have this kind; it is asked again slowly ({failure})")
         }
+        // Rights to every Secret of a cluster are not given lightly.
+        KindState::Forbidden if status.kind == Kind::Secret => {
+            format!(
+                "the role may not list and watch Secrets of all namespaces, certificates are not seen: {failure}"
+            )
+        }
         KindState::Forbidden => {
-            format!("the agent's role may not list and watch this kind: {failure}; add it to the ClusterRole")
+            format!("the role may not list and watch this kind: {failure}; add it to the ClusterRole")
         }
         KindState::Starting
         | KindState::Listing

@@ -27,8 +27,7 @@ pub(crate) const RETURN: Duration = Duration::from_secs(5);
 const CAPACITY: usize = 1024;
 
 /// The kinds that the agent follows.
-pub(crate) const KINDS: [Kind; 6] =
-    [Kind::Namespace, Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::DestinationRule];
+pub(crate) const KINDS: [Kind; 6] = Kind::AGENT;
 
 /// Kinds that are watched: all but Endpoints, which the slices of a consistent server stand for, or all but
 /// DestinationRules, which a metaServer is not asked to watch before it has some.
@@ -92,7 +91,16 @@ pub(crate) struct Mesh {
 
 impl Mesh {
     pub(crate) fn follow(access: ApiAccess, consistency: Consistency) -> Self {
-        let spec = KubeSourceSpec { access, consistency, kinds: KINDS.to_vec(), seed: 7 };
+        Self::follow_kinds(access, consistency, KINDS.to_vec())
+    }
+
+    /// A gateway's view.
+    pub(crate) fn of_gateway(access: ApiAccess, consistency: Consistency) -> Self {
+        Self::follow_kinds(access, consistency, [&KINDS[..], &Kind::INGRESS].concat())
+    }
+
+    fn follow_kinds(access: ApiAccess, consistency: Consistency, kinds: Vec<Kind>) -> Self {
+        let spec = KubeSourceSpec { access, consistency, kinds, seed: 7 };
         let (source, board) = KubeSource::new(spec);
         let options =
             MeshOptions { cached_source: consistency == Consistency::Cached, ..MeshOptions::default() };

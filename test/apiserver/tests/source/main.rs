@@ -4,6 +4,7 @@
 mod access;
 mod away;
 mod fixture;
+mod ingress;
 mod kinds;
 mod light;
 mod link;

@@ -1,9 +1,13 @@
 //! Objects: from the source through `MeshState` to the published snapshot and the journal.
 
+mod shown;
+pub(crate) use shown::first_of;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use edgemesh_api::{Kind, Name, SourceEvent};
 use edgemesh_mesh::{Generation, MeshOptions, MeshSnapshot, MeshState, Provenance};
 use edgemesh_metadata::{
@@ -15,7 +19,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use crate::settings::{AgentSettings, SourceChoice};
 use crate::status::span;
 
@@ -36,15 +39,15 @@ const LOOK: Duration = Duration::from_secs(10);
 const MAX_REPORTS: usize = 1024;
 
 /// The state at the start, from the journal when there is one.
-pub(super) struct First {
-    pub(super) state: MeshState,
-    pub(super) snapshot: MeshSnapshot,
+pub(crate) struct First {
+    pub(crate) state: MeshState,
+    pub(crate) snapshot: MeshSnapshot,
     /// The source, and how old what is served is.
-    pub(super) provenance: Arc<Provenance>,
+    pub(crate) provenance: Arc<Provenance>,
 }
 
 /// Loads the journal, so that DNS and proxy serve before any source answers.
-pub(super) fn restore(settings: &AgentSettings, node: Name) -> (First, Option<Journal>) {
+pub(crate) fn restore(settings: &AgentSettings, node: Name) -> (First, Option<Journal>) {
     let mut state = MeshState::with_options(node.clone(), settings.mesh);
     let mut snapshot = MeshSnapshot::empty(node);
     let source = settings.source.describe();
@@ -94,7 +97,7 @@ pub(super) fn restore(settings: &AgentSettings, node: Name) -> (First, Option<Jo
 }
 
 /// What the status page tells of the metadata.
-pub(super) struct State {
+pub(crate) struct State {
     provenance: Arc<Provenance>,
     reports: Mutex<BTreeMap<String, String>>,
     journal: Mutex<Option<JournalWriter>>,
@@ -104,7 +107,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(first: &First, journal: Option<JournalWriter>) -> Self {
+    pub(crate) fn new(first: &First, journal: Option<JournalWriter>) -> Self {
         Self {
             provenance: first.provenance.clone(),
             reports: Mutex::default(),
@@ -115,17 +118,17 @@ impl State {
     }
 
     /// How each kind of an API server is followed; empty with a directory of manifests.
-    pub(super) fn kinds(&self) -> Vec<KindStatus> {
+    pub(crate) fn kinds(&self) -> Vec<KindStatus> {
         self.board.get().map(|board| board.kinds()).unwrap_or_default()
     }
 
     /// Why the API server cannot be reached.
-    pub(super) fn away(&self) -> Option<String> {
+    pub(crate) fn away(&self) -> Option<String> {
         self.board.get().and_then(|board| board.failure()).map(|failure| failure.to_string())
     }
 
     /// What is served though the last listing left it out.
-    pub(super) fn held(&self) -> Vec<String> {
+    pub(crate) fn held(&self) -> Vec<String> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -141,22 +144,22 @@ impl State {
             && (watching(&kinds, Kind::EndpointSlice) || watching(&kinds, Kind::Endpoints))
     }
 
-    pub(super) fn source(&self) -> &str {
+    pub(crate) fn source(&self) -> &str {
         self.provenance.source()
     }
 
     /// Age of what is served.
-    pub(super) fn age(&self) -> Option<Duration> {
+    pub(crate) fn age(&self) -> Option<Duration> {
         self.provenance.age(Instant::now())
     }
 
-    pub(super) fn reports(&self) -> Vec<String> {
+    pub(crate) fn reports(&self) -> Vec<String> {
         let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.iter().map(|(place, message)| format!("{place}: {message}")).collect()
     }
 
     /// How the last write of the journal failed, until one succeeds.
-    pub(super) fn journal_error(&self) -> Option<JournalError> {
+    pub(crate) fn journal_error(&self) -> Option<JournalError> {
         self.journal
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -165,7 +168,7 @@ impl State {
     }
 
     /// The journal's state in words.
-    pub(super) fn journal(&self) -> String {
+    pub(crate) fn journal(&self) -> String {
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(status) = journal.as_ref().map(JournalWriter::status) else { return "none".to_owned() };
         match (status.error, status.saved_at) {
@@ -222,11 +225,11 @@ impl State {
     }
 }
 
-struct Board(Arc<Shared>);
+struct Board(Arc<State>);
 
 impl Report for Board {
     fn report(&self, place: &str, trouble: Option<&Trouble>) {
-        let mut reports = self.0.metadata.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reports = self.0.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(trouble) = trouble else {
             reports.remove(place);
             return;
@@ -242,20 +245,31 @@ impl Report for Board {
 }
 
 /// What the operator changes while the agent runs.
-pub(super) enum Change {
+pub(crate) enum Change {
     /// Which Services are intercepted.
     Options(MeshOptions),
 }
 
+/// Who follows which objects, and where they go.
+pub(crate) struct Follow {
+    pub(crate) metadata: Arc<State>,
+    pub(crate) snapshots: Arc<ArcSwap<MeshSnapshot>>,
+    pub(crate) source: SourceChoice,
+    /// The kinds that an API server is asked for.
+    pub(crate) kinds: Vec<Kind>,
+    pub(crate) started: Instant,
+}
+
 /// Follows the source until shutdown.
-pub(super) async fn run(
-    shared: Arc<Shared>,
+pub(crate) async fn run(
+    follow: Follow,
     mut state: MeshState,
     published: watch::Sender<Generation>,
     mut changes: mpsc::Receiver<Change>,
     shutdown: CancellationToken,
 ) {
-    let Some(mut events) = follow(&shared, &shutdown) else {
+    let Follow { metadata, snapshots, .. } = &follow;
+    let Some(mut events) = follow.start(&shutdown) else {
         // Held, so that the readers of generations do not take its end for the agent's.
         shutdown.cancelled().await;
         return;
@@ -272,12 +286,12 @@ pub(super) async fn run(
             Some(Change::Options(options)) = changes.recv() => changed |= state.set_options(options),
             () = offers.due() => {
                 offers.made();
-                shared.metadata.offer(&state);
+                metadata.offer(&state);
                 continue;
             }
             _ = look.tick() => {
-                if shared.metadata.is_current() {
-                    shared.metadata.touch();
+                if metadata.is_current() {
+                    metadata.touch();
                 }
                 continue;
             }
@@ -294,13 +308,13 @@ pub(super) async fn run(
                 Ok(_) => {}
             }
         }
-        shared.metadata.hear();
-        shared.metadata.hold(&state);
+        metadata.hear();
+        metadata.hold(&state);
         if changed {
             let snapshot = state.compile();
             let generation = snapshot.generation;
             tracing::debug!(%generation, services = snapshot.services.len(), "snapshot");
-            shared.snapshots.store(Arc::new(snapshot));
+            snapshots.store(Arc::new(snapshot));
             published.send_replace(generation);
         }
         if changed && !state.is_stale() {
@@ -308,9 +322,9 @@ pub(super) async fn run(
         }
     }
     if offers.next.is_some() {
-        shared.metadata.offer(&state);
+        metadata.offer(&state);
     }
-    shared.metadata.close_journal();
+    metadata.close_journal();
 }
 
 /// When the journal is offered the state: each offer is a list of every object, and it writes every 5 s at most.
@@ -343,34 +357,35 @@ impl Offers {
     }
 }
 
-/// Kinds that a node's agent needs of an API server. Pods are not among them: slices say where they are, and a cluster
-/// has many more Pods than a node has neighbours.
-const KINDS: [Kind; 6] =
-    [Kind::Namespace, Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::DestinationRule];
-
-fn follow(shared: &Arc<Shared>, shutdown: &CancellationToken) -> Option<mpsc::Receiver<SourceEvent>> {
-    let (sender, events) = mpsc::channel(EVENT_CAPACITY);
-    let report = Arc::new(Board(shared.clone()));
-    let source: Box<dyn Source> = match &shared.settings.source {
-        SourceChoice::None => return None,
-        SourceChoice::Manifests(directory) => Box::new(ManifestDir::new(directory.clone(), "default")),
-        SourceChoice::Api { access, consistency } => {
-            let (access, kinds) = ((**access).clone(), KINDS.to_vec());
-            let seed = u64::from(std::process::id()) << 32 ^ shared.started.elapsed().as_nanos() as u64;
-            let (source, board) =
-                KubeSource::new(KubeSourceSpec { access, consistency: *consistency, kinds, seed });
-            // Set once: a process follows one source.
-            let _ = shared.metadata.board.set(board);
-            Box::new(source)
-        }
-    };
-    let run = source.run(sender, report);
-    let shutdown = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = run => {}
-        }
-    });
-    Some(events)
+impl Follow {
+    fn start(&self, shutdown: &CancellationToken) -> Option<mpsc::Receiver<SourceEvent>> {
+        let (sender, events) = mpsc::channel(EVENT_CAPACITY);
+        let report = Arc::new(Board(self.metadata.clone()));
+        let source: Box<dyn Source> = match &self.source {
+            SourceChoice::None => return None,
+            SourceChoice::Manifests(directory) => {
+                let manifests = ManifestDir::new(directory.clone(), "default");
+                let ingress = self.kinds.iter().any(|kind| kind.is_ingress());
+                Box::new(if ingress { manifests.with_ingress() } else { manifests })
+            }
+            SourceChoice::Api { access, consistency } => {
+                let (access, kinds) = ((**access).clone(), self.kinds.clone());
+                let seed = u64::from(std::process::id()) << 32 ^ self.started.elapsed().as_nanos() as u64;
+                let (source, board) =
+                    KubeSource::new(KubeSourceSpec { access, consistency: *consistency, kinds, seed });
+                // Set once: a process follows one source.
+                let _ = self.metadata.board.set(board);
+                Box::new(source)
+            }
+        };
+        let run = source.run(sender, report);
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = run => {}
+            }
+        });
+        Some(events)
+    }
 }

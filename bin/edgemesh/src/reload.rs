@@ -1,38 +1,38 @@
-//! The configuration file is followed: what can change while the agent runs does, and the rest is told.
+//! The configuration file is followed: what can change while the program runs does, and the rest is told.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use edgemesh_admin::Metrics;
+use edgemesh_admin::{AccessLog, Metrics};
 use edgemesh_config::{Role, Settings, changes};
 use edgemesh_tunnel::TunnelHandle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
-use super::metadata::Change;
+use crate::agent;
 use crate::logging::Levels;
-use crate::settings::file;
+use crate::metadata::Change;
+use crate::settings::{AgentSettings, file};
 
 /// How often the file is looked at. A ConfigMap reaches its volume within a minute (the kubelet's sync period); one
 /// `stat` per look sees both its links and a plain file.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// What the status page tells of the file.
-pub(super) struct State {
+pub(crate) struct State {
     levels: Levels,
     pending: Mutex<Option<String>>,
 }
 
 impl State {
-    pub(super) fn new(levels: Levels) -> Self {
+    pub(crate) fn new(levels: Levels) -> Self {
         Self { levels, pending: Mutex::default() }
     }
 
-    /// What the file says and the agent does not do yet.
-    pub(super) fn pending(&self) -> Option<String> {
+    /// What the file says and the program does not do yet.
+    pub(crate) fn pending(&self) -> Option<String> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -46,22 +46,38 @@ impl State {
 }
 
 /// Follows the file, and does what it newly says.
-pub(super) struct Follow {
-    pub(super) shared: Arc<Shared>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) tunnel: Option<TunnelHandle>,
-    pub(super) change: mpsc::Sender<Change>,
+pub(crate) struct Follow {
+    /// The file, and whose it is.
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) role: Role,
+    pub(crate) started_with: StartedWith,
+    pub(crate) state: Arc<State>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tunnel: Option<TunnelHandle>,
+    pub(crate) change: mpsc::Sender<Change>,
+}
+
+/// What the program was started with: a flag wins over the file for as long as the process runs.
+pub(crate) struct StartedWith {
+    log_level: String,
+    access_log: AccessLog,
+}
+
+impl From<&AgentSettings> for StartedWith {
+    fn from(settings: &AgentSettings) -> Self {
+        Self { log_level: settings.log_level.clone(), access_log: settings.access_log }
+    }
 }
 
 impl Follow {
     /// Runs until shutdown; without a file there is nothing to do.
-    pub(super) async fn run(self, shutdown: CancellationToken) {
-        let Some(path) = self.shared.settings.file.clone() else {
-            // The other end takes the channel's end for the agent's.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let Some(path) = self.path.clone() else {
+            // The other end takes the channel's end for the program's.
             return shutdown.cancelled().await;
         };
         let mut seen = stamp(&path);
-        let started_with = load(&path).ok();
+        let started_with = load(&path, self.role).ok();
         let mut running = started_with.clone();
         loop {
             tokio::select! {
@@ -73,11 +89,11 @@ impl Follow {
                 continue;
             }
             seen = now;
-            let new = match load(&path) {
+            let new = match load(&path, self.role) {
                 Ok(new) => new,
                 Err(problems) => {
                     let text = format!("{} is not taken over: {problems}", path.display());
-                    self.shared.reload.set_pending(Some(text));
+                    self.state.set_pending(Some(text));
                     continue;
                 }
             };
@@ -85,7 +101,7 @@ impl Follow {
                 self.take_over(first, old, &new).await;
             }
             let restart = started_with.as_ref().map(|first| changes(first, &new).restart).unwrap_or_default();
-            self.shared.reload.set_pending((!restart.is_empty()).then(|| {
+            self.state.set_pending((!restart.is_empty()).then(|| {
                 let keys = restart.join(", ");
                 format!("{} changed since the start, and this needs a restart: {keys}", path.display())
             }));
@@ -98,11 +114,10 @@ impl Follow {
         if running.is_empty() {
             return;
         }
-        // What a flag said at the start wins over the file for as long as the process runs.
-        let told = &self.shared.settings;
+        let told = &self.started_with;
         if old.log.level != new.log.level
             && told.log_level == first.log.level
-            && let Err(error) = self.shared.reload.levels.set(&new.log.level)
+            && let Err(error) = self.state.levels.set(&new.log.level)
         {
             tracing::warn!(%error, "the log level stays as it was");
         }
@@ -110,7 +125,7 @@ impl Follow {
             self.metrics.set_access_log(file::access_log(new.log.access));
         }
         if let (Some(handle), Some(tunnel)) = (&self.tunnel, &new.tunnel) {
-            match super::relay_addresses(&file::relays(new, tunnel)) {
+            match agent::relay_addresses(&file::relays(new, tunnel)) {
                 Ok(relays) => handle.set_relays(relays),
                 Err(error) => tracing::warn!("the relays stay as they were: {error:#}"),
             }
@@ -128,9 +143,9 @@ fn stamp(path: &Path) -> Option<(u64, u64, i64, i64, u64)> {
     Some((metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
 }
 
-fn load(path: &Path) -> Result<Settings, String> {
+fn load(path: &Path, role: Role) -> Result<Settings, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let (settings, problems) = file::check(&text, Role::Agent);
+    let (settings, problems) = file::check(&text, role);
     settings.ok_or_else(|| {
         let errors = problems.iter().filter(|problem| problem.is_error()).map(ToString::to_string);
         errors.collect::<Vec<_>>().join("; ")
