@@ -66,6 +66,33 @@ fn service(state: &mut u64, name: u64) -> Value {
     })
 }
 
+/// Fields of a Service, each of which may be all that changes.
+const FIELDS: [&str; 10] = [
+    "/metadata/labels",
+    "/spec/type",
+    "/spec/clusterIP",
+    "/spec/ports",
+    "/spec/ports/0/nodePort",
+    "/spec/externalIPs",
+    "/spec/externalTrafficPolicy",
+    "/spec/loadBalancerSourceRanges",
+    "/spec/healthCheckNodePort",
+    "/status/loadBalancer/ingress",
+];
+
+/// A new Service, or the one before with one field of a new one.
+fn changed_service(state: &mut u64, name: u64, before: &mut BTreeMap<u64, Value>) -> Value {
+    let new = service(state, name);
+    let field = FIELDS[draw(state, FIELDS.len() as u64) as usize];
+    match before.get_mut(&name).filter(|_| draw(state, 3) > 0) {
+        Some(known) => {
+            *known.pointer_mut(field).expect("a field") = new.pointer(field).expect("a field").clone()
+        }
+        None => drop(before.insert(name, new)),
+    }
+    before[&name].clone()
+}
+
 fn slice(state: &mut u64, name: u64) -> Value {
     let endpoints: Vec<Value> = (0..draw(state, 4))
         .map(|_| {
@@ -136,6 +163,7 @@ fn render(snapshot: &MeshSnapshot) -> String {
 fn following_changes_is_compiling_their_result() {
     for seed in 0..4 {
         let mut draws = seed;
+        let mut services = BTreeMap::new();
         let mut followed = MeshState::new("here".into());
         let mut objects: BTreeMap<(Kind, ObjectKey), Arc<Object>> = BTreeMap::new();
         for step in 0..STEPS {
@@ -145,7 +173,7 @@ fn following_changes_is_compiling_their_result() {
                     0 => node(&mut draws, name),
                     1 => rule(&mut draws, name),
                     2..=6 => slice(&mut draws, name),
-                    _ => service(&mut draws, name),
+                    _ => changed_service(&mut draws, name, &mut services),
                 };
                 let object = Arc::new(decode_value(value).expect("an object of the mesh"));
                 let id = (object.kind(), object.key());

@@ -408,7 +408,10 @@ fn session(out: nft::Rule, family: Family, dnat: impl Fn(u32) -> Expr, action: A
         Action::Begin(slots, seconds) => draw(out, family, slots, endpoint)
             .expr(learn(LearnOp::Update, Some(endpoint), Some(seconds)))
             .expr(dnat(endpoint)),
-        _ => out.expr(learn(LearnOp::Delete, None, None)),
+        // The kernel wants a value to delete an element of a map, and ends the rule where there is none.
+        _ => out
+            .expr(find(SetKind::Sessions, 0, Some(endpoint)))
+            .expr(learn(LearnOp::Delete, Some(endpoint), None)),
     }
 }
 

@@ -4,3 +4,4 @@ mod kernel;
 mod rules;
 mod survive;
 mod traffic;
+mod translated;
