@@ -129,15 +129,14 @@ impl Assembly {
         if !concerned {
             return;
         }
-        self.local_backends = SortedMap::default();
-        for id in &self.local_services {
-            let Some(entry) = self.services.get(id) else { continue };
-            for backend in local_backends(entry, node) {
-                if !self.local_backends.contains_key(&backend) {
-                    self.local_backends.insert(backend, id.clone());
-                }
-            }
-        }
+        let entries = self.local_services.iter().filter_map(|id| Some((id, self.services.get(id)?)));
+        let mut local: Vec<_> = entries
+            .flat_map(|(id, entry)| local_backends(entry, node).map(move |backend| (backend, id)))
+            .collect();
+        // What several Services have is the first one's.
+        local.sort();
+        local.dedup_by_key(|(backend, _)| *backend);
+        self.local_backends = local.into_iter().map(|(backend, id)| (backend, id.clone())).collect();
     }
 
     /// The parts as one snapshot, with further findings.

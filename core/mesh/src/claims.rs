@@ -53,7 +53,8 @@ impl Claims {
         changes: &[Change],
         held: &dyn Fn(&ServiceId) -> bool,
     ) {
-        let mut whole = self.held_rivals(held) != self.held;
+        let first = self.service_by_ip.is_empty() && self.frontends.is_empty();
+        let mut whole = first || self.held_rivals(held) != self.held;
         let (alike, others): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.claims_alike());
         whole |= others.iter().any(|change| self.rivals.contains(&change.id));
         if !whole {
@@ -78,6 +79,9 @@ impl Claims {
 
     /// All claims, in their order.
     fn decide(services: &Services, held: &dyn Fn(&ServiceId) -> bool) -> Self {
+        if let Some(claims) = Self::distinct(services) {
+            return claims;
+        }
         let mut claims = Self::default();
         // Cluster addresses come first: no Service may take another's by naming it as an external address.
         for (external, held_ones) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -87,6 +91,26 @@ impl Claims {
         }
         claims.held = claims.held_rivals(held);
         claims
+    }
+
+    /// The claims of Services none of which claims what another one does; `None` where some do. Addresses come in the
+    /// order of Services, and a map that gets them so looks for the place of each.
+    fn distinct(services: &Services) -> Option<Self> {
+        let (mut by_ip, mut by_frontend, mut by_node_port) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, entry) in services {
+            let claim = |port, scope| FrontendEntry { service: entry.clone(), port, scope };
+            for (scope, ip) in addresses(entry) {
+                by_ip.push((ip, id.clone()));
+                by_frontend.extend(frontends(entry, ip).map(|(port, key)| (key, claim(port, scope))));
+            }
+            by_node_port.extend(node_ports(entry).map(|(port, key)| (key, claim(port, Scope::NodePort))));
+        }
+        Some(Self {
+            frontends: distinct_by_key(by_frontend)?,
+            node_ports: distinct_by_key(by_node_port)?,
+            service_by_ip: distinct_by_key(by_ip)?,
+            ..Self::default()
+        })
     }
 
     fn held_rivals(&self, held: &dyn Fn(&ServiceId) -> bool) -> BTreeSet<ServiceId> {
@@ -172,6 +196,13 @@ impl Claims {
             }
         }
     }
+}
+
+/// The entries as a map; `None` where two have one key.
+fn distinct_by_key<K: Ord + Clone, V: Clone>(mut entries: Vec<(K, V)>) -> Option<SortedMap<K, V>> {
+    entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    let distinct = entries.windows(2).all(|pair| pair[0].0 != pair[1].0);
+    distinct.then(|| entries.into_iter().collect())
 }
 
 impl Change {

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use edgemesh_api::{
@@ -13,13 +12,11 @@ use crate::{Backend, Finding, Hints, PortEntry};
 /// Gathers the endpoints of one Service, port by port.
 pub(crate) struct Gather<'a> {
     objects: &'a Objects,
-    ports: Vec<(ServicePort, BTreeMap<BackendKey, Backend>)>,
+    /// Each port with its endpoints as they come.
+    ports: Vec<(ServicePort, Vec<Backend>)>,
     cluster_ips: &'a [IpAddr],
     findings: &'a mut Vec<Finding>,
 }
-
-/// Pod ranges may repeat between nodes, so an address alone is not one endpoint.
-type BackendKey = (SocketAddr, Option<Name>);
 
 impl<'a> Gather<'a> {
     pub(crate) fn new(
@@ -28,17 +25,17 @@ impl<'a> Gather<'a> {
         cluster_ips: &'a [IpAddr],
         findings: &'a mut Vec<Finding>,
     ) -> Self {
-        let ports = ports.into_iter().map(|port| (port, BTreeMap::new())).collect();
+        let ports = ports.into_iter().map(|port| (port, Vec::new())).collect();
         Self { objects, ports, cluster_ips, findings }
     }
 
     pub(crate) fn finish(self) -> Vec<PortEntry> {
-        let entry = |(port, backends): (ServicePort, BTreeMap<BackendKey, Backend>)| PortEntry {
+        let entry = |(port, backends): (ServicePort, Vec<Backend>)| PortEntry {
             name: port.name.filter(|name| !name.is_empty()),
             port: port.port,
             protocol: port.protocol,
             node_port: port.node_port,
-            backends: backends.into_values().collect(),
+            backends: in_order(backends).into(),
         };
         self.ports.into_iter().map(entry).collect()
     }
@@ -59,15 +56,13 @@ impl<'a> Gather<'a> {
         None
     }
 
-    fn add(&mut self, index: usize, port: u16, mut backend: Backend) {
-        backend.addr.set_port(port);
-        let known = &mut self.ports[index].1;
-        let key = (backend.addr, backend.node.clone());
-        // While an endpoint moves from one slice to another it is in both; the readier report is the newer one.
-        if known.get(&key).is_none_or(|other| (other.ready, other.serving) < (backend.ready, backend.serving))
-        {
-            known.insert(key, backend);
+    /// Adds a backend to the ports that have these indices, with the numbers that it has for them.
+    fn add(&mut self, numbers: &[(usize, u16)], backend: Backend) {
+        let Some((last, others)) = numbers.split_last() else { return };
+        for (index, port) in others {
+            self.ports[*index].1.push(at_port(backend.clone(), *port));
         }
+        self.ports[last.0].1.push(at_port(backend, last.1));
     }
 
     /// The node's own spelling of its name and its zone: all backends of a node then share one string each.
@@ -87,6 +82,9 @@ impl<'a> Gather<'a> {
             return;
         }
         let numbers = self.match_ports("EndpointSlice", &key, &slice.ports);
+        for (index, _) in &numbers {
+            self.ports[*index].1.reserve_exact(slice.endpoints.len());
+        }
         for endpoint in &slice.endpoints {
             // Consumers use the first address: the API defines no meaning for further ones.
             let Some(text) = endpoint.addresses.first() else { continue };
@@ -99,9 +97,7 @@ impl<'a> Gather<'a> {
                 continue;
             }
             let backend = self.slice_backend(&key, ip, endpoint);
-            for (index, number) in &numbers {
-                self.add(*index, *number, backend.clone());
-            }
+            self.add(&numbers, backend);
         }
     }
 
@@ -137,9 +133,7 @@ impl<'a> Gather<'a> {
             for (address, ready) in ready.chain(unready) {
                 let Some(ip) = self.address("Endpoints", &key, &address.ip) else { continue };
                 let backend = self.subset_backend(&key, ip, address, ready);
-                for (index, number) in &numbers {
-                    self.add(*index, *number, backend.clone());
-                }
+                self.add(&numbers, backend);
             }
         }
     }
@@ -199,9 +193,7 @@ impl<'a> Gather<'a> {
                     continue;
                 }
                 let backend = self.pod_backend(service, pod, ip);
-                for (index, number) in &numbers {
-                    self.add(*index, *number, backend.clone());
-                }
+                self.add(&numbers, backend);
             }
         }
     }
@@ -243,6 +235,26 @@ impl<'a> Gather<'a> {
         }
         numbers
     }
+}
+
+fn at_port(mut backend: Backend, port: u16) -> Backend {
+    backend.addr.set_port(port);
+    backend
+}
+
+/// Orders the endpoints of a port by address. Pod ranges may repeat between nodes, so an address alone is not one
+/// endpoint.
+fn in_order(mut backends: Vec<Backend>) -> Vec<Backend> {
+    backends.sort_by(|a, b| (a.addr, &a.node).cmp(&(b.addr, &b.node)));
+    // While an endpoint moves from one slice to another it is in both; the readier report is the newer one.
+    backends.dedup_by(|latter, former| {
+        let same = (latter.addr, &latter.node) == (former.addr, &former.node);
+        if same && (former.ready, former.serving) < (latter.ready, latter.serving) {
+            std::mem::swap(latter, former);
+        }
+        same
+    });
+    backends
 }
 
 /// Stands for the ports of a headless Service that declares none, see [`PortEntry::port`].

@@ -79,6 +79,11 @@ impl Objects {
         Self { recency: recency.then(Recency::default), ..Self::default() }
     }
 
+    /// Whether nothing is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_kind.iter().all(BTreeMap::is_empty)
+    }
+
     /// One object.
     pub(crate) fn get(&self, kind: Kind, key: &ObjectKey) -> Option<&Object> {
         self.of(kind).get(key).map(|object| &**object)
@@ -195,6 +200,7 @@ impl Objects {
             recency.note(object);
         }
         match object {
+            Object::Service(_) | Object::Endpoints(_) | Object::EndpointSlice(_) if self.dirty.all => {}
             Object::Service(_) | Object::Endpoints(_) => {
                 self.dirty.services.insert(object.key());
             }
@@ -322,7 +328,11 @@ impl Objects {
     }
 
     pub(crate) fn node(&self, name: &Name) -> Option<&Node> {
-        match self.of(Kind::Node).get(&ObjectKey::new("", name.clone())).map(|object| &**object) {
+        match self
+            .of(Kind::Node)
+            .get(&ObjectKey { namespace: Name::default(), name: name.clone() })
+            .map(|object| &**object)
+        {
             Some(Object::Node(node)) => Some(node),
             _ => None,
         }

@@ -73,9 +73,9 @@ pub struct Backend {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
     /// Zones that should use it.
-    pub zones: Vec<Name>,
+    pub zones: Box<[Name]>,
     /// Nodes that should use it.
-    pub nodes: Vec<Name>,
+    pub nodes: Box<[Name]>,
 }
 
 /// What a Service is to a client.

@@ -97,9 +97,17 @@ impl MeshState {
 
     /// Takes in the journal's events. Snapshots stay stale until a source completes a listing.
     pub fn restore(&mut self, events: impl IntoIterator<Item = SourceEvent>) {
-        let synced = self.synced;
+        let (synced, empty) = (self.synced, self.objects.is_empty());
+        if empty {
+            self.objects.touch_all();
+        }
         for event in events {
-            self.apply(event);
+            match event {
+                // Nothing is known that the listing could leave out, so what it has need not be remembered.
+                SourceEvent::Reset | SourceEvent::Synced if empty => {}
+                SourceEvent::Upsert(object) if empty => drop(self.objects.upsert(object)),
+                other => drop(self.apply(other)),
+            }
         }
         self.synced = synced;
         self.doubted = false;

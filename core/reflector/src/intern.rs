@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use edgemesh_api::Name;
@@ -9,11 +9,20 @@ const MAX_UNSWEPT: usize = 4096;
 /// One copy of each string that many objects repeat: node names, namespaces, zones, port names.
 #[derive(Debug, Default)]
 pub struct Interner {
-    names: BTreeSet<Name>,
+    names: HashSet<Name>,
     sweep_at: usize,
 }
 
 impl Interner {
+    /// The copy of a name that is shared.
+    pub fn name(&mut self, text: &str) -> Name {
+        self.names.get(text).cloned().unwrap_or_else(|| {
+            let mut name = Name::from(text);
+            self.share(&mut name);
+            name
+        })
+    }
+
     /// Replaces a name by the copy that is shared.
     pub(crate) fn share(&mut self, name: &mut Name) {
         match self.names.get(name) {

@@ -409,9 +409,11 @@ fn session(out: nft::Rule, family: Family, dnat: impl Fn(u32) -> Expr, action: A
             .expr(learn(LearnOp::Update, Some(endpoint), Some(seconds)))
             .expr(dnat(endpoint)),
         // The kernel wants a value to delete an element of a map, and ends the rule where there is none.
-        _ => out
-            .expr(find(SetKind::Sessions, 0, Some(endpoint)))
-            .expr(learn(LearnOp::Delete, Some(endpoint), None)),
+        _ => out.expr(find(SetKind::Sessions, 0, Some(endpoint))).expr(learn(
+            LearnOp::Delete,
+            Some(endpoint),
+            None,
+        )),
     }
 }
 

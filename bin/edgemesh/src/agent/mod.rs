@@ -53,17 +53,19 @@ async fn serve(settings: AgentSettings, levels: logging::Levels) -> Result<()> {
     std::fs::create_dir_all(&settings.state_dir)
         .with_context(|| format!("--state-dir {} cannot be made", settings.state_dir.display()))?;
 
-    let node = Name::from(settings.node_name.as_str());
-    let (first, journal) = metadata::restore(&settings, node);
-    let journal = journal.map(|journal| start_journal(journal, &tracker));
-    let snapshots = Arc::new(ArcSwap::from_pointee(first.snapshot.clone()));
     let router = Arc::new(Router::new());
     let figures = Arc::new(pages::FigureBoard::default());
     let metrics = Arc::new(Metrics::new(settings.access_log, figures.clone()));
     let admin = Admin::bind(&settings.admin_socket, settings.metrics_listen)?;
 
+    // The kernel makes the device while the journal is read here. To decode half of a large journal on another thread
+    // gained nothing on two cores.
     let rules_settings = rules::settings(&settings);
-    let mut interceptor = Installed(rules_settings.map(Interceptor::install).transpose()?);
+    let installing = tokio::task::spawn_blocking(|| rules_settings.map(Interceptor::install).transpose());
+    let (first, journal) = metadata::restore(&settings, Name::from(settings.node_name.as_str()));
+    let journal = journal.map(|journal| start_journal(journal, &tracker));
+    let snapshots = Arc::new(ArcSwap::from_pointee(first.snapshot.clone()));
+    let mut interceptor = Installed(installing.await.context("the kernel's part died")??);
 
     let proxy_settings = proxy_settings(&settings);
     let stop_inbound = CancellationToken::new();

@@ -65,10 +65,6 @@ impl Svc {
         change(&mut self.entry);
         self
     }
-
-    pub(crate) fn node_port(self, port: u16) -> Self {
-        self.with(|entry| entry.ports[0].node_port = Some(port))
-    }
 }
 
 fn backend(text: &str) -> Backend {

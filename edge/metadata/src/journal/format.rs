@@ -6,7 +6,7 @@ use edgemesh_api::{Kind, Object, ObjectKey, decode_stored};
 use edgemesh_reflector::{Interner, share};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
-use super::{JournalError, MAX_SIZE};
+use super::{JournalError, MAX_SIZE, slice};
 
 /// Begins every journal; the version stands behind it and so is readable by every later version.
 const MAGIC: [u8; 8] = *b"EMJOURN\n";
@@ -23,8 +23,12 @@ const WHOLE_COPY_HEADER: usize = 8 + 4 + 8 + 8 + 8;
 /// Every checksum is seeded with the one before it: a record is valid only behind everything that was written before
 /// it, and one that is left over from another generation is not valid at all. Numbers are little-endian, times are
 /// seconds since 1970. The records up to the first commit are the base, the whole state of then.
-const RECORDS: u32 = 2;
+const RECORDS: u32 = 3;
 const RECORDS_HEADER: usize = 8 + 4 + 8 + 2;
+
+/// As [`RECORDS`], and slices are in JSON like every other object. It is read and not appended to: the program of then
+/// would not know the new records.
+const JSON_RECORDS: u32 = 2;
 
 /// Length and kind, before the payload of a record.
 const RECORD_HEAD: usize = 4 + 1;
@@ -38,6 +42,8 @@ const UPSERT: u8 = 1;
 const DELETE: u8 = 2;
 /// The payload is the time at which the source was last heard. What stands before a commit counts from here on.
 const COMMIT: u8 = 3;
+/// The payload is an EndpointSlice, see [`slice`].
+const UPSERT_SLICE: u8 = 4;
 
 /// Where the next batch goes.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +66,7 @@ pub(super) struct Replay {
     pub(super) source: String,
     pub(super) begun_at: SystemTime,
     pub(super) saved_at: SystemTime,
-    /// `None` where nothing can be appended, because the file is of the first version.
+    /// `None` where nothing can be appended, because the file is of an older version.
     pub(super) tail: Option<Tail>,
     /// Why something behind the last commit does not count.
     pub(super) ignored: Option<JournalError>,
@@ -94,7 +100,10 @@ impl Encoder {
     }
 
     pub(super) fn upsert(&mut self, object: &Object) -> Result<(), JournalError> {
-        self.record(UPSERT, |text| serde_json::to_writer(text, object))
+        match object {
+            Object::EndpointSlice(slice) => self.record(UPSERT_SLICE, |text| slice::encode(slice, text)),
+            other => self.record(UPSERT, |text| serde_json::to_writer(text, other)),
+        }
     }
 
     pub(super) fn delete(&mut self, object: &Object) -> Result<(), JournalError> {
@@ -131,6 +140,7 @@ impl Encoder {
 pub(super) fn replay(text: &[u8]) -> Result<Replay, JournalError> {
     match version(text)? {
         WHOLE_COPY => replay_whole_copy(text),
+        JSON_RECORDS => replay_records(text).map(|replay| Replay { tail: None, ..replay }),
         RECORDS => replay_records(text),
         _ => Err(JournalError::Version),
     }
@@ -140,7 +150,7 @@ pub(super) fn replay(text: &[u8]) -> Result<Replay, JournalError> {
 pub(super) fn check_base(text: &[u8]) -> Result<(), JournalError> {
     match version(text)? {
         WHOLE_COPY => check_whole_copy(text).map(|_| ()),
-        RECORDS => {
+        JSON_RECORDS | RECORDS => {
             let (_, mut records) = Records::open(text)?;
             while let Some((kind, _)) = records.next()? {
                 if kind == COMMIT {
@@ -258,23 +268,39 @@ fn replay_batches(
     let mut batch = Vec::new();
     let mut names = Interner::default();
     while let Some((kind, payload)) = records.next()? {
-        match kind {
-            UPSERT => batch.push(Change::Upsert(Arc::new(object(payload, &mut names)?))),
-            DELETE => {
-                let (kind, key) = json(payload)?;
-                batch.push(Change::Delete(kind, key));
-            }
-            COMMIT => {
-                let heard =
-                    time(u64::from_le_bytes(payload.try_into().map_err(|_| JournalError::Malformed)?))?;
-                batch.drain(..).for_each(|change| change.apply(known));
-                let base = tail.map_or(records.at, |tail| tail.base);
-                *tail = Some(Tail { base, end: records.at, sum: records.sum, heard });
-            }
-            _ => return Err(JournalError::Malformed),
+        if kind != COMMIT {
+            batch.push(change(kind, payload, &mut names)?);
+            continue;
         }
+        let heard = time(u64::from_le_bytes(payload.try_into().map_err(|_| JournalError::Malformed)?))?;
+        apply(std::mem::take(&mut batch), known);
+        let base = tail.map_or(records.at, |tail| tail.base);
+        *tail = Some(Tail { base, end: records.at, sum: records.sum, heard });
     }
     if batch.is_empty() { Ok(()) } else { Err(JournalError::Truncated) }
+}
+
+fn change(kind: u8, payload: &[u8], names: &mut Interner) -> Result<Change, JournalError> {
+    let upsert = |object| Change::Upsert(Arc::new(object));
+    match kind {
+        UPSERT => object(payload, names).map(upsert),
+        UPSERT_SLICE => slice::decode(payload, names).map(upsert),
+        DELETE => json(payload).map(|(kind, key)| Change::Delete(kind, key)),
+        _ => Err(JournalError::Malformed),
+    }
+}
+
+fn apply(changes: Vec<Change>, known: &mut Known) {
+    // A base is in order, and a tree of what is in order is made without looking for places.
+    if known.is_empty() && changes.iter().all(|change| matches!(change, Change::Upsert(_))) {
+        let upserts = changes.into_iter().filter_map(|change| match change {
+            Change::Upsert(object) => Some(((object.kind(), object.key()), object)),
+            Change::Delete(..) => None,
+        });
+        *known = upserts.collect();
+        return;
+    }
+    changes.into_iter().for_each(|change| change.apply(known));
 }
 
 fn replay_whole_copy(text: &[u8]) -> Result<Replay, JournalError> {

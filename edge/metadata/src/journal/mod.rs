@@ -1,5 +1,6 @@
 mod file;
 mod format;
+mod slice;
 mod writer;
 
 use std::cmp::Ordering;

@@ -1,15 +1,28 @@
 use std::io;
+use std::sync::Arc;
 
+use edgemesh_api::Object;
 use edgemesh_metadata::{JournalError, Saved};
 
 use crate::disk::{Disk, Files};
-use crate::{Commit, Current, Previous, at, check};
+use crate::{Commit, Current, Previous, at, check, parse};
 
 /// A life of a journal in which everything happens: new, changed and deleted objects, and only time that passes.
 fn life() -> Vec<Commit> {
-    [("a b", 1000), ("a=changed b c", 1005), ("b", 1010), ("b", 5000), ("", 5005), ("a=again b c d", 5010)]
-        .map(|(text, at)| Commit::new(text, at))
-        .to_vec()
+    let mut life =
+        [("a b", 1000), ("a=changed b c", 1005), ("b", 1010), ("b", 5000), ("", 5005), ("a=again b c", 5010)]
+            .map(|(text, at)| Commit::new(text, at))
+            .to_vec();
+    life[0].objects.extend(slice());
+    life
+}
+
+/// A slice with one endpoint.
+fn slice() -> Vec<Arc<Object>> {
+    parse(
+        "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s}, \
+          endpoints: [{addresses: ['fd00::1'], nodeName: n}]}",
+    )
 }
 
 /// A disk with a previous generation, a current one that has the whole life, and the length of the latter after each

@@ -87,8 +87,14 @@ fn the_first_version_is_loaded_and_replaced() {
 }
 
 /// A file as the format says it is, begun at 1000 by the source `s`, with records of these kinds.
-fn file(records: &[(u8, &[u8])]) -> Vec<u8> {
-    let mut text = b"EMJOURN\n\x02\0\0\0\xe8\x03\0\0\0\0\0\0\x01\0s".to_vec();
+pub(crate) fn file(records: &[(u8, &[u8])]) -> Vec<u8> {
+    file_of_version(3, records)
+}
+
+/// As [`file`], of another version.
+pub(crate) fn file_of_version(version: u8, records: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut text = b"EMJOURN\n\x03\0\0\0\xe8\x03\0\0\0\0\0\0\x01\0s".to_vec();
+    text[8] = version;
     let mut sum = xxh3_64(&text[8..]);
     text.extend(sum.to_le_bytes());
     for (kind, payload) in records {
@@ -105,7 +111,7 @@ fn file(records: &[(u8, &[u8])]) -> Vec<u8> {
 const UPSERT_A: (u8, &[u8]) =
     (1, br#"{"kind":"Namespace","metadata":{"namespace":"","name":"a","labels":{"n":""}}}"#);
 const DELETE_A: (u8, &[u8]) = (2, br#"["Namespace",{"namespace":"","name":"a"}]"#);
-const COMMIT_1000: (u8, &[u8]) = (3, b"\xe8\x03\0\0\0\0\0\0");
+pub(crate) const COMMIT_1000: (u8, &[u8]) = (3, b"\xe8\x03\0\0\0\0\0\0");
 const COMMIT_1001: (u8, &[u8]) = (3, b"\xe9\x03\0\0\0\0\0\0");
 
 #[test]
@@ -125,7 +131,8 @@ fn what_cannot_be_decoded_is_not_used_and_pushes_nothing_out() {
     let previous = Commit { objects: parse(SHOP), at: 0 };
     let (a, next) = (Commit::new("a", 1000), Commit::new("next", 2000));
     let unknown: (u8, &[u8]) = (1, br#"{"kind":"Unknown","metadata":{}}"#);
-    for bad in [unknown, (2, b"{}"), (2, b""), (3, b"1234567"), (3, &[0xff; 8]), (4, b""), (0, b"")] {
+    for bad in [unknown, (2, b"{}"), (2, b""), (3, b"1234567"), (3, &[0xff; 8]), (4, b""), (5, b""), (0, b"")]
+    {
         fs::write(root.path().join("journal.previous"), FIRST_VERSION).expect("written");
         fs::write(root.path().join("journal"), file(&[bad, COMMIT_1000])).expect("written");
         check(&Journal::new(root.path()).load(), &previous, Previous, Some(JournalError::Malformed));
@@ -147,7 +154,7 @@ fn foreign_files_and_other_versions_are_named() {
     Journal::new(root.path()).save(&every_kind(&["a"]), at(1)).expect("saved");
     let good = fs::read(&path).expect("there");
     let mut other_version = good.clone();
-    other_version[8] = 3;
+    other_version[8] = 4;
     for (text, expected) in [
         (&b"kind: Service\nmetadata: {name: nobody knows why this is here}\n"[..], JournalError::Foreign),
         (&b"short"[..], JournalError::Foreign),

@@ -4,6 +4,7 @@ mod crashes;
 mod disk;
 mod files;
 mod growth;
+mod slices;
 mod writer;
 
 use std::sync::Arc;
