@@ -8,6 +8,7 @@ use edgemesh_api::Protocol;
 use edgemesh_balance::PickCtx;
 use edgemesh_mesh::{Frontend, MeshSnapshot, PathSnapshot};
 use edgemesh_route::{Conn, Explanation, Router};
+use edgemesh_ruleset::Ruleset;
 use serde::Serialize;
 
 /// One question, answered.
@@ -18,6 +19,8 @@ pub(crate) struct Trace {
     names: Vec<NameStep>,
     /// One explanation per address and protocol that has a frontend or none.
     frontends: Vec<Explanation>,
+    /// For each of them, who carries its connections; absent while the kernel is not followed.
+    carriers: Vec<Option<String>>,
     /// Age marker: the journal's copy is served.
     stale: bool,
     generation: u64,
@@ -37,6 +40,7 @@ pub(crate) fn trace(
     snapshot: &MeshSnapshot,
     paths: &PathSnapshot,
     router: &Router,
+    ruleset: Option<&Ruleset>,
 ) -> Result<Trace, String> {
     let (text, protocol) = match question.rsplit_once('/') {
         Some((text, word)) => {
@@ -62,6 +66,11 @@ pub(crate) fn trace(
     // The client is the node itself, as for a process on it; persistence is shown, never made, by a dry run.
     let client = SocketAddr::new(IpAddr::from([169, 254, 96, 16]), 0);
     let ctx = PickCtx { now: Instant::now(), client: client.ip(), draw: 0 };
+    let carrier = |ip: &IpAddr| {
+        let frontend = Frontend { ip: *ip, port, protocol };
+        ruleset?.frontends.get(&frontend).map(ToString::to_string)
+    };
+    let carriers = addresses.iter().map(carrier).collect();
     let frontends = addresses
         .into_iter()
         .map(|ip| {
@@ -73,6 +82,7 @@ pub(crate) fn trace(
         question: question.to_owned(),
         names,
         frontends,
+        carriers,
         stale: snapshot.stale,
         generation: snapshot.generation.0,
     })
@@ -112,8 +122,11 @@ impl fmt::Display for Trace {
                 "no address, so nothing is intercepted; the name is asked of the upstream DNS servers"
             )?;
         }
-        for explanation in &self.frontends {
+        for (explanation, carrier) in self.frontends.iter().zip(&self.carriers) {
             write_explanation(f, explanation)?;
+            if let Some(carrier) = carrier {
+                writeln!(f, "carrier   {carrier}")?;
+            }
         }
         let stale = if self.stale { ", the journal's copy: no source has answered yet" } else { "" };
         writeln!(f, "generation {}{stale}", self.generation)
@@ -149,11 +162,15 @@ fn write_explanation(f: &mut fmt::Formatter<'_>, explanation: &Explanation) -> f
         let session = if candidate.session { ", the client's session leads here" } else { "" };
         writeln!(
             f,
-            "endpoint  {order} {}{pod} on {node}, path {}: {} ({}){session}",
+            "endpoint  {order} {}{pod} on {node}, path {}: {} ({}){session}{}",
             candidate.backend,
             candidate.path,
             candidate.verdict.as_str(),
             candidate.reason,
+            match candidate.kernel_reason {
+                Some(reason) => format!("; not by the kernel: {reason}"),
+                None => format!("; the kernel reaches it: {}", candidate.kernel),
+            }
         )?;
     }
     match explanation.reject {

@@ -221,9 +221,8 @@ impl Beliefs {
         self.held.get(&kind).is_some_and(|held| held.keys.contains_key(key))
     }
 
-    /// Kinds with held objects: why, and how many.
-    pub(crate) fn held(&self) -> impl Iterator<Item = (Kind, Doubt, usize)> {
-        let held = self.held.iter().filter(|(_, held)| !held.keys.is_empty());
-        held.map(|(kind, held)| (*kind, held.doubt, held.keys.len()))
+    /// Kinds with held objects: why, and their keys.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (Kind, Doubt, impl Iterator<Item = &ObjectKey>)> {
+        self.held.iter().map(|(kind, held)| (*kind, held.doubt, held.keys.keys()))
     }
 }

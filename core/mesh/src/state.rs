@@ -210,9 +210,15 @@ impl MeshState {
         Applied::from_change(was_stale || !gone.is_empty())
     }
 
-    /// Objects that are served though the last listing of their kind left them out: the kind, why, and how many.
+    /// Objects that are served though the last listing of their kind left them out: the kind, why, and how many. Endpoints
+    /// are not among them where slices serve in their place.
     pub fn held(&self) -> impl Iterator<Item = (Kind, Doubt, usize)> {
-        self.beliefs.held()
+        let serves =
+            |kind, key: &ObjectKey| kind != Kind::Endpoints || self.objects.slices(key).next().is_none();
+        let held = self.beliefs.held();
+        let counts =
+            held.map(move |(kind, doubt, keys)| (kind, doubt, keys.filter(|key| serves(kind, key)).count()));
+        counts.filter(|(_, _, count)| *count > 0)
     }
 
     fn is_doubtful(&self, listing: &Listing) -> bool {

@@ -87,6 +87,10 @@ pub struct Candidate {
     pub pod: Option<String>,
     /// The path to its node.
     pub path: &'static str,
+    /// How the kernel of this node reaches it, or the word for why it does not.
+    pub kernel: &'static str,
+    /// Why the kernel does not reach it, in words.
+    pub kernel_reason: Option<&'static str>,
     /// What becomes of it.
     pub verdict: Verdict,
     /// The verdict in words.

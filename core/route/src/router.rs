@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::eligible::{Endpoints, exclude, judge, rejection, verdict_of_rank};
 use crate::explain::{Candidate, Explanation, Verdict};
-use crate::{Hop, RejectReason, Target};
+use crate::{Hop, ProxyReason, RejectReason, Target, Via, reach};
 
 /// What is known of a connection before a byte of it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,7 +122,10 @@ impl Router {
                 (Ok(_), _) if ejected => Verdict::Ejected,
                 (Ok(rank), _) => verdict_of_rank(rank, best),
             };
+            let way = reach(snapshot, paths, it.backend);
             Candidate {
+                kernel: way.map_or_else(ProxyReason::as_str, Via::as_str),
+                kernel_reason: way.err().map(ProxyReason::reason),
                 backend: it.backend.addr,
                 node: it.backend.node.clone(),
                 zone: it.backend.zone.clone(),

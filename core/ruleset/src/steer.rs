@@ -1,3 +1,4 @@
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +120,35 @@ fn share(part: usize, whole: usize) -> u8 {
     }
     let rounded = (part * 512 + whole) / (whole * 2);
     u8::try_from(rounded.clamp(1, 255)).unwrap_or(u8::MAX)
+}
+
+/// The words of `explain`.
+impl fmt::Display for Steer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Proxy => f.write_str("proxy: every connection"),
+            Self::Reject => f.write_str("refused: there is no endpoint"),
+            Self::Drop { inside } => {
+                f.write_str("dropped: the traffic policy leaves no endpoint on this node")?;
+                if *inside { f.write_str("; the proxy for this node and its Pods") } else { Ok(()) }
+            }
+            Self::Kernel(spread) => {
+                write!(f, "kernel: spread over {} endpoints", spread.endpoints.len())?;
+                if let Some(timeout) = spread.affinity {
+                    write!(f, ", sessions of {} s", timeout.as_secs())?;
+                }
+                if spread.proxied > 0 {
+                    write!(f, "; the proxy for {} of 256 connections", spread.proxied)
+                } else if spread.inside {
+                    f.write_str("; the proxy for this node and its Pods")
+                } else if spread.caught {
+                    f.write_str("; the proxy for Pods, because this host does not forward their packets")
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
 }
 
 impl Steer {

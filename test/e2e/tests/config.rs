@@ -417,6 +417,9 @@ fn the_bridge_that_go_edgemesh_left_is_taken_over() {
     let addresses = lab.exec("n1", &["ip", "-oneline", "addr", "show", "dev", "edgemesh0"]);
     assert!(addresses.contains("169.254.96.16/32") && addresses.contains("fe80::a9fe:6010/"), "{addresses}");
     assert!(agent.terminate().success());
+    // A node's agent leaves its rules to its successor; cleanup knows the device for ours.
+    lab.exec("n1", &["ip", "link", "show", "dev", "edgemesh0"]);
+    lab.exec("n1", &[&edgemesh_e2e::program("edgemesh").display().to_string(), "cleanup"]);
     let left = lab.output("n1", &["ip", "link", "show", "dev", "edgemesh0"]);
     assert!(!left.status.success(), "{left:?}");
 }

@@ -155,6 +155,7 @@ impl Pages for AgentPages {
                     &self.shared.snapshots.load(),
                     &self.shared.paths.load(),
                     &self.shared.router,
+                    self.shared.rules.ruleset().as_deref(),
                 );
                 Some(match trace {
                     Err(message) => Err(message),

@@ -11,6 +11,7 @@ use edgemesh_api::Name;
 use edgemesh_config::KernelPath;
 use edgemesh_intercept::{InterceptError, Interceptor};
 use edgemesh_mesh::{Generation, HostFacts, MeshSnapshot, Path, PathSnapshot};
+use edgemesh_net::netlink::rt::Monitor;
 use edgemesh_ruleset::{DeviceAddress, Ruleset, RulesetSettings};
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -26,6 +27,10 @@ const VERIFY_EVERY: Duration = Duration::from_secs(30);
 
 /// After a failed transaction; the reason is often another program that holds the ruleset for a moment.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// From the first change of the host's links, addresses or routes to a look at them: what makes a Pod's network takes tens
+/// of milliseconds, and a Pod waits longer than this to be ready.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// What the status page tells of the rules.
 #[derive(Default)]
@@ -67,7 +72,7 @@ impl State {
         ruleset.iter().flat_map(|ruleset| &ruleset.refused).map(ToString::to_string).collect()
     }
 
-    fn ruleset(&self) -> Option<Arc<Ruleset>> {
+    pub(super) fn ruleset(&self) -> Option<Arc<Ruleset>> {
         self.ruleset.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -122,6 +127,8 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) -> Result<()> {
     generations.mark_changed();
+    let mut monitor = Monitor::open().map_err(InterceptError::from)?;
+    let mut look_at = None;
     let mut due = Instant::now() + VERIFY_EVERY;
     let mut follower = Follower { interceptor, shared: shared.clone(), last: None, facts: None };
     loop {
@@ -129,6 +136,19 @@ pub(super) async fn run(
             () = shutdown.cancelled() => break,
             changed = generations.changed() => if changed.is_err() { break },
             () = changed(&mut tunnel) => {}
+            result = monitor.changed() => {
+                // A Pod that comes is several changes; the first one waits for the others.
+                look_at.get_or_insert(Instant::now() + SETTLE);
+                if let Err(error) = result {
+                    tracing::warn!(%error, "changes of the host's network are noticed at the next check");
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+                continue;
+            }
+            () = at(look_at) => {
+                look_at = None;
+                follower.facts = None;
+            }
             () = tokio::time::sleep_until(due) => {}
         }
         // A stream of changes that leave the kernel alone does not put the check off.
@@ -164,6 +184,14 @@ pub(super) async fn run(
         .await
         .context("the task of the removal died")??;
     Ok(())
+}
+
+/// Waits until then; for ever where there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits for the tunnel to tell of a change; for ever where there is none.

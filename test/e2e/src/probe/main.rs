@@ -17,7 +17,7 @@ use serde_json::Value;
 const USAGE: &str = "\
 edgemesh-e2e-probe serve PORT-OF-COUNTER PORT-OF-LATE-UDP   servers that behave as few do
 edgemesh-e2e-probe hold ADDR                                bind TCP and UDP there, and say ready
-edgemesh-e2e-probe tcp ADDR                                 connect: connected, refused, reset or silent
+edgemesh-e2e-probe tcp ADDR [TIMEOUT_MS]                    connect: connected, refused, reset or silent
 edgemesh-e2e-probe udp ADDR [TIMEOUT_MS]                    one datagram: answered, refused or silent
 edgemesh-e2e-probe half-close ADDR BYTES                    send, close one direction, read what comes
 edgemesh-e2e-probe noise ADDR                               send what is no handshake, and end
@@ -46,7 +46,10 @@ fn run(words: &[&str]) -> Result<Value> {
     match *words {
         ["serve", counter, late] => serve::run(counter.parse()?, late.parse()?),
         ["hold", address] => serve::hold(parse(address)?),
-        ["tcp", address] => talk::tcp(parse(address)?),
+        ["tcp", address] => talk::tcp(parse(address)?, talk::SILENCE),
+        ["tcp", address, timeout] => {
+            talk::tcp(parse(address)?, std::time::Duration::from_millis(timeout.parse()?))
+        }
         ["udp", address] => talk::udp(parse(address)?, talk::SILENCE),
         ["udp", address, timeout] => {
             talk::udp(parse(address)?, std::time::Duration::from_millis(timeout.parse()?))

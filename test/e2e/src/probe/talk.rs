@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 /// When nothing comes for this long, nothing will: what is refused is refused within milliseconds.
 pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 
-pub(crate) fn tcp(address: SocketAddr) -> Result<Value> {
+pub(crate) fn tcp(address: SocketAddr, patience: Duration) -> Result<Value> {
     let began = Instant::now();
-    let outcome = match TcpStream::connect_timeout(&address, SILENCE) {
+    let outcome = match TcpStream::connect_timeout(&address, patience) {
         Ok(_) => "connected",
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => "refused",
         // Taken by the proxy while the last endpoint went: it ends before `connect` has looked at its result.
