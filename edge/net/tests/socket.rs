@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use edgemesh_net::socket::{
-    self, Datagram, FrontendUdp, MAX_DATAGRAM, Transparency, backend_udp, canonical, reply_udp, send_now,
-    send_to_now,
+    self, Datagram, FrontendUdp, MAX_DATAGRAM, Pipe, Transparency, backend_udp, canonical, reply_udp,
+    send_now, send_to_now,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,4 +91,44 @@ fn mapped_addresses_are_written_as_ipv4() {
     ] {
         assert_eq!(canonical(addr.parse().unwrap()).to_string(), expected);
     }
+}
+
+#[tokio::test]
+async fn dials_tell_how_they_went_in_both_families() {
+    for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let listener = socket::listen((ip, 0).into(), Transparency::Plain).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut dialed = within(socket::dial(addr)).await.unwrap();
+        let (mut accepted, _) = within(listener.accept()).await.unwrap();
+        assert_eq!(dialed.peer_addr().unwrap(), addr);
+        assert!(dialed.nodelay().unwrap());
+        dialed.write_all(b"ask").await.unwrap();
+        within(accepted.read_exact(&mut [0; 3])).await.unwrap();
+        accepted.write_all(b"answer").await.unwrap();
+        within(dialed.read_exact(&mut [0; 6])).await.unwrap();
+        drop(listener);
+        let error = within(socket::dial(addr)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{addr}");
+    }
+}
+
+#[tokio::test]
+async fn a_pipe_hands_on_what_it_holds_and_the_end() {
+    let listener = socket::listen((Ipv4Addr::LOCALHOST, 0).into(), Transparency::Plain).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (mut client, mut server) = (socket::dial(addr).await.unwrap(), socket::dial(addr).await.unwrap());
+    let (from, to) = (listener.accept().await.unwrap().0, listener.accept().await.unwrap().0);
+    let mut pipe = Pipe::new(256 * 1024).unwrap();
+    assert!(pipe.capacity() >= 4096, "{}", pipe.capacity());
+    assert_eq!(pipe.fill(&from).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    client.write_all(b"hello").await.unwrap();
+    let filled = within(from.async_io(Interest::READABLE, || pipe.fill(&from))).await.unwrap();
+    assert_eq!((filled, pipe.held()), (5, 5));
+    assert_eq!(pipe.drain(&to).unwrap(), 5);
+    assert_eq!(pipe.held(), 0);
+    let mut got = [0; 5];
+    within(server.read_exact(&mut got)).await.unwrap();
+    assert_eq!(&got, b"hello");
+    client.shutdown().await.unwrap();
+    assert_eq!(within(from.async_io(Interest::READABLE, || pipe.fill(&from))).await.unwrap(), 0);
 }

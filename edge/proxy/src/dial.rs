@@ -114,11 +114,8 @@ pub(crate) async fn connect_node(
 
 /// A direct connection to a backend.
 pub(crate) async fn connect_tcp(backend: SocketAddr, limit: Duration) -> Result<TcpStream, Failure> {
-    match timeout(limit, TcpStream::connect(backend)).await {
-        Ok(Ok(stream)) => {
-            socket::tune(&stream);
-            Ok(stream)
-        }
+    match timeout(limit, socket::dial(backend)).await {
+        Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failure(&error)),
         Err(_) => Err(DialError::Timeout.into()),
     }

@@ -8,6 +8,7 @@ mod counters;
 mod dial;
 mod frame;
 mod listen;
+mod pipes;
 mod pump;
 mod record;
 mod remote;

@@ -1,5 +1,7 @@
 //! TCP connections through the proxy to backends on this node.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 mod common;
 
 use std::time::Duration;
@@ -286,4 +288,74 @@ async fn ipv6_frontends_are_served() {
     client.write_all(b"six").await.unwrap();
     client.shutdown().await.unwrap();
     assert_eq!(read_all(&mut client).await.unwrap(), b"six");
+}
+
+/// Bytes of which no two stretches of different connections or places are alike.
+fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        // A linear congruential generator (Knuth, MMIX).
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&state.to_be_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Sends `data` to an echo server while it reads it back, and says whether that is what came.
+async fn echoed(frontend: std::net::SocketAddr, data: Vec<u8>) -> bool {
+    let (mut reader, mut writer) = TcpStream::connect(frontend).await.unwrap().into_split();
+    let sent = data.clone();
+    let sending = tokio::spawn(async move {
+        writer.write_all(&sent).await.unwrap();
+        writer.shutdown().await.unwrap();
+    });
+    let mut got = Vec::with_capacity(data.len());
+    reader.read_to_end(&mut got).await.unwrap();
+    sending.await.unwrap();
+    got == data
+}
+
+/// More bulk at a time than there are pipes, and among it clients that read nothing, so that every buffer on their way
+/// is full when they break: nobody gets what is another's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_of_many_connections_arrives_whole_though_others_break() {
+    const CLIENTS: u64 = 12;
+    const LENGTH: usize = 3 * 1024 * 1024;
+    let bed = Bed::start(settings());
+    let frontend = bed.service(2, Tcp, &[(tcp_backend(echo).await, None)]);
+    let mut stuck = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = TcpStream::connect(frontend).await.unwrap();
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        stuck.push(tokio::spawn(async move {
+            loop {
+                client.write_all(&[0xff; 256 * 1024]).await.unwrap();
+            }
+        }));
+    }
+    for round in 0..2 {
+        let whole: Vec<_> = (0..CLIENTS)
+            .map(|seed| tokio::spawn(echoed(frontend, pattern(round * CLIENTS + seed, LENGTH))))
+            .collect();
+        for client in whole {
+            assert!(within("a client", client).await.unwrap(), "other bytes than were sent");
+        }
+        for client in stuck.drain(..) {
+            client.abort();
+        }
+    }
+    let mut closed = 0;
+    for _ in 0..3 * CLIENTS {
+        let access = bed.observe.next().await;
+        if access.outcome == Outcome::Closed {
+            assert_eq!((access.sent, access.received), (LENGTH as u64, LENGTH as u64));
+            closed += 1;
+        } else {
+            assert_eq!(access.outcome, Outcome::Reset);
+        }
+    }
+    assert_eq!(closed, 2 * CLIENTS);
+    bed.stop().await;
 }

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use edgemesh_net::netlink::rt::{Handle, TABLE_MAIN};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api::Served;
 use crate::dns::Dns;
 use crate::lab::{beside, process};
-use crate::{coldstart, cpu, metadata};
+use crate::{coldstart, cpu, metadata, user_path};
 
 /// The node, and the pod on it that says its name to whoever connects.
 pub(crate) const NODE: &str = "node";
@@ -45,7 +46,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const NO_RELAY: &str = "192.0.2.1:20006";
 
 /// Figures with their values, in the order in which they were measured.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Samples(Vec<(String, f64)>);
 
 impl Samples {
@@ -53,7 +54,7 @@ impl Samples {
         self.0.push((figure.into(), value));
     }
 
-    /// Adds two percentiles of milliseconds.
+    /// Adds two percentiles.
     pub(crate) fn percentiles(&mut self, figure: &str, suffix: &str, mut times: Vec<f64>) {
         times.sort_by(f64::total_cmp);
         for percent in [50, 99] {
@@ -77,6 +78,9 @@ pub(crate) fn site() -> String {
 
 /// Runs one bench in the node.
 pub(crate) fn run(part: &str, psk: &Path) -> Result<Value> {
+    if let Some(said) = user_path::inside(part) {
+        return said;
+    }
     drop_default_routes()?;
     let mut samples = Samples::default();
     match part {
@@ -84,7 +88,7 @@ pub(crate) fn run(part: &str, psk: &Path) -> Result<Value> {
         "metadata" => metadata::inside(&mut samples, psk)?,
         other => bail!("there is no part {other:?}"),
     }
-    Ok(json!(samples.0))
+    Ok(json!(samples))
 }
 
 /// Leaves the node its LAN and nothing else.

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -85,16 +85,25 @@ impl Lab {
         Ok((serde_json::from_slice(&output.stdout)?, spent))
     }
 
-    /// Runs a part of this program in a node; it says what it measured.
-    pub(crate) fn inside(&self, node: &str, part: &str) -> Result<Value> {
-        let mut command = Command::new(&self.edgemesh);
-        command.args(["lab", "exec", "--name", NAME, node, "--"]).arg(std::env::current_exe()?);
-        command.args([INSIDE, part]).arg(self.state.join("psk"));
-        let said = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    /// Runs a part of this program in a node or pod; it says what it measured.
+    pub(crate) fn inside(&self, host: &str, part: &str) -> Result<Value> {
+        let said = self.part(host, part)?.stderr(Stdio::inherit()).output()?;
         if !said.status.success() {
             bail!("{part} inside the laboratory: {}", said.status);
         }
         Ok(serde_json::from_slice(&said.stdout)?)
+    }
+
+    /// Starts a part of this program in a node or pod; it ends with the returned process.
+    pub(crate) fn spawn(&self, host: &str, part: &str) -> Result<Child> {
+        Ok(self.part(host, part)?.stdout(Stdio::null()).spawn()?)
+    }
+
+    fn part(&self, host: &str, part: &str) -> Result<Command> {
+        let mut command = Command::new(&self.edgemesh);
+        command.args(["lab", "exec", "--name", NAME, host, "--"]).arg(std::env::current_exe()?);
+        command.args([INSIDE, part]).arg(self.state.join("psk")).stdin(Stdio::null());
+        Ok(command)
     }
 
     /// Asks until the answer is yes.

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line tool speaks on standard output")]
 
 mod api;
+mod bare;
 mod coldstart;
 mod cpu;
 mod dns;
@@ -14,6 +15,7 @@ mod l4;
 mod lab;
 mod lightness;
 mod metadata;
+mod user_path;
 
 use std::process::ExitCode;
 
@@ -22,7 +24,7 @@ use anyhow::{Result, bail};
 /// Name, what is compared, and the function that measures.
 type Bench = (&'static str, &'static str, fn(&mut frame::Report) -> Result<()>);
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     (
         "coldstart",
         "an agent's restart with no API server, no relay and no default route: time to DNS and to a connection",
@@ -38,6 +40,11 @@ const BENCHES: [Bench; 4] = [
         "metadata",
         "API server to working connection and DNS answer; memory and CPU with 5,000 Services of 10 endpoints",
         metadata::run,
+    ),
+    (
+        "user-path",
+        "the agent's proxy and bare proxies: CPU of that process per GB, per connection, per request; memory; overload",
+        user_path::run,
     ),
 ];
 

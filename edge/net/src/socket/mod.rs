@@ -1,12 +1,14 @@
 //! Sockets that stand in for addresses which are not this host's own: options the standard library has no words for.
 
 mod option;
+mod splice;
 mod tcp;
 mod udp;
 
 use std::net::{IpAddr, SocketAddr};
 
-pub use tcp::{listen, reset, take_available, tune};
+pub use splice::Pipe;
+pub use tcp::{dial, listen, reset, take_available};
 pub use udp::{Datagram, FrontendUdp, MAX_DATAGRAM, backend_udp, reply_udp, send_now, send_to_now};
 
 /// The address with an IPv4-mapped IPv6 address written as IPv4, so that one client has one name. The scope of a

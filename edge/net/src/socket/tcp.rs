@@ -53,11 +53,25 @@ pub fn reset(stream: TcpStream) {
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }
 
-/// Makes a connection that was dialled as those of [`listen`] are: small writes leave at once, and a peer that
-/// vanished is noticed.
-pub fn tune(stream: &TcpStream) {
-    // Fails only on a connection that is gone already, which the next read tells.
-    let _ = tune_socket(&SockRef::from(stream));
+/// A connection like those of [`listen`]: small writes leave at once, and a peer that vanished is noticed.
+///
+/// A peer on this host has answered when the call that begins the handshake returns, and is not waited for.
+pub async fn dial(peer: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(peer), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    tune_socket(&socket)?;
+    let connected = match socket.connect(&peer.into()) {
+        Ok(()) => true,
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => socket.peer_addr().is_ok(),
+        Err(error) => return Err(error),
+    };
+    let stream = TcpStream::from_std(socket.into())?;
+    if !connected {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
+    Ok(stream)
 }
 
 fn tune_socket(socket: &Socket) -> io::Result<()> {
