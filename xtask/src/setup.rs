@@ -19,6 +19,7 @@ pub const TEST_PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("setpriv", "util-linux"),
     ("conntrack", "conntrack"),
+    ("iptables", "iptables"),
     ("prlimit", "util-linux"),
 ];
 

@@ -46,6 +46,9 @@ pub struct HostFacts {
     /// A base chain at the forward hook discards what no rule of its table accepts. What it accepts is its owner's
     /// secret, so Pods' connections go through the proxy then.
     pub forward_drops: bool,
+    /// Whoever translates other Services refuses what the host sends to their addresses untranslated (kube-proxy in mode
+    /// `nftables`): the listener's share of a Service that it shares with the kernel.
+    pub untranslated_refused: bool,
 }
 
 impl HostFacts {

@@ -267,11 +267,9 @@ pub(crate) fn chains(
     ];
     if settings.kernel_path {
         let nat = |name, hook, priority, rules| base(name, ChainType::Nat, hook, priority, rules);
-        let sent_on: Vec<Family> =
-            families.iter().copied().filter(|it| host.forwards(*it == Family::V6)).collect();
         chains.extend(VIAS.map(|via| masquerading(via, host, families)));
         chains.extend([
-            nat("nat_prerouting", Hook::Prerouting, PRIORITY_DNAT, by_frontend(host, &sent_on, false)),
+            nat("nat_prerouting", Hook::Prerouting, PRIORITY_DNAT, by_frontend(host, families, false)),
             nat("nat_output", Hook::Output, PRIORITY_DNAT, by_frontend(host, families, true)),
             filter("prerouting_mixed", Hook::Prerouting, PRIORITY_TRANSLATED, caught(port, families)),
             nat("nat_postrouting", Hook::Postrouting, PRIORITY_SNAT, by_backend(families)),
@@ -406,10 +404,20 @@ fn sources_inside(host: &HostFacts, family: Family) -> Vec<Vec<Match>> {
     std::iter::once(vec![Match::FromLoopback]).chain(ranges).collect()
 }
 
-/// In `output` every packet is from inside.
+/// In `output` every packet is from inside. What the host does not send on is the listener's: without a claim, whoever
+/// translates what goes to addresses of the host (Docker, for a published port) or to the same Service would take it.
 fn by_frontend(host: &HostFacts, families: &[Family], output: bool) -> Vec<Rule> {
     let mut rules = Vec::new();
     for &family in families {
+        if !output && !host.forwards(family == Family::V6) {
+            rules.push(Rule {
+                family,
+                matches: vec![Match::In(SetKind::Mixed, TO_FRONTEND)],
+                action: Action::Claim,
+                comment: "the host does not send on: to the listener",
+            });
+            continue;
+        }
         let inside = if output { vec![Vec::new()] } else { sources_inside(host, family) };
         for mut matches in inside {
             matches.push(Match::In(SetKind::Inside, TO_FRONTEND));

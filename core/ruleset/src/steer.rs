@@ -90,6 +90,8 @@ pub(crate) fn steer(
         (true, _) => proxy,
         // Where the kernel and the listener share, neither knows the other's sessions.
         (false, 1..) if service.affinity.is_some() => proxy,
+        // The listener's share would be refused.
+        (false, 1..) if paths.host.untranslated_refused => proxy,
         (false, _) => {
             // SCTP has no other way than the kernel's.
             let proxied = if sctp { 0 } else { share(proxied, found.backends.len()) };

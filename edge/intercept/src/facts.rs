@@ -8,6 +8,7 @@ use edgemesh_mesh::{DeviceKind, HostFacts, HostRoute};
 use edgemesh_net::netlink::NetlinkError;
 use edgemesh_net::netlink::nft::{self, Nft};
 use edgemesh_net::netlink::rt::{Handle, Link, Prefix, Route, RouteKind, TABLE_MAIN};
+use edgemesh_net::xtables;
 use ipnet::IpNet;
 
 /// `net.bridge.bridge-nf-call-*`: whether bridged packets pass netfilter; absent without br_netfilter.
@@ -34,6 +35,7 @@ pub(crate) fn read(rt: &mut Handle, nft: &mut Nft, own_device: &str) -> Result<H
     routes.dedup_by_key(|route| route.dst);
     let routes: Vec<HostRoute> =
         routes.iter().filter_map(|route| host_route(route, &devices, filtered)).collect();
+    let chains = nft.base_chains()?;
     let pods = routes.iter().filter(|route| route.device == DeviceKind::Pods && !route.gateway);
     Ok(HostFacts {
         addresses,
@@ -41,15 +43,34 @@ pub(crate) fn read(rt: &mut Handle, nft: &mut Nft, own_device: &str) -> Result<H
         routes,
         forward_v4: is_on(FORWARD_V4),
         forward_v6: is_on(FORWARD_V6),
-        forward_drops: forward_drops(nft)?,
+        forward_drops: chains.iter().any(drops_forwarded) || legacy_drops_forwarded(),
+        untranslated_refused: chains.iter().any(refuses_untranslated),
     })
 }
 
-/// Whether any base chain at the forward hook drops what its rules do not accept (Docker and firewalld set that).
-fn forward_drops(nft: &mut Nft) -> Result<bool, NetlinkError> {
-    let ip = |family| matches!(family, nft::Family::Inet | nft::Family::Ip | nft::Family::Ip6);
-    let at_forward = |chain: &nft::BaseChain| ip(chain.family) && chain.hook == nft::Hook::Forward.code();
-    Ok(nft.base_chains()?.iter().any(|chain| at_forward(chain) && chain.drop))
+/// Whether a base chain at the forward hook drops what its rules do not accept (Docker sets that).
+fn drops_forwarded(chain: &nft::BaseChain) -> bool {
+    of_ip(chain) && chain.hook == nft::Hook::Forward.code() && chain.drop
+}
+
+/// The same by the legacy flavour of iptables. What cannot be read does not keep the agent from its work.
+fn legacy_drops_forwarded() -> bool {
+    [xtables::Family::V4, xtables::Family::V6].into_iter().any(|family| {
+        xtables::forward_drops(family).unwrap_or_else(|error| {
+            tracing::debug!(%error, ?family, "the policy of the legacy flavour of iptables is not known");
+            false
+        })
+    })
+}
+
+/// kube-proxy's chain that refuses what goes to a Service's address after all translation, by its names
+/// (kubernetes `pkg/proxy/nftables`).
+fn refuses_untranslated(chain: &nft::BaseChain) -> bool {
+    of_ip(chain) && chain.table == "kube-proxy" && chain.name == "filter-output-post-dnat"
+}
+
+fn of_ip(chain: &nft::BaseChain) -> bool {
+    matches!(chain.family, nft::Family::Inet | nft::Family::Ip | nft::Family::Ip6)
 }
 
 fn is_on(sysctl: &str) -> bool {

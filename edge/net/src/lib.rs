@@ -7,3 +7,4 @@ pub mod netlink;
 pub mod netns;
 pub mod socket;
 pub mod wire;
+pub mod xtables;

@@ -3,6 +3,7 @@
 
 mod agent;
 mod api;
+pub mod foreign;
 mod lab;
 mod manifests;
 mod objects;

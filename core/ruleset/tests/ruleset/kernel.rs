@@ -138,6 +138,14 @@ fn the_listener_gets_the_share_of_what_only_the_tunnel_reaches() {
     );
 }
 
+/// kube-proxy in mode `nftables` refuses the listener's share of what the host sends.
+#[test]
+fn nothing_is_shared_beside_a_proxy_that_refuses_what_is_not_translated() {
+    let facts = format!("{CNI0}{TUNNEL}refused-untranslated");
+    check(&facts, "ep 10.244.1.2:80 @here\nep 10.244.2.2:80 @there", "proxy 10.96.0.1:80/tcp");
+    check(&facts, "ep 10.244.1.2:80 @here", "kernel 10.96.0.1:80/tcp -> 10.244.1.2:80/pod");
+}
+
 #[test]
 fn hashing_policies_and_too_many_endpoints_go_through_the_listener() {
     check_service("hash", CNI0, "ep 10.244.1.2:80 @here", "proxy 10.96.0.1:80/tcp");
@@ -156,7 +164,10 @@ fn a_host_that_does_not_forward_serves_itself_only() {
     let ruleset =
         compile(&format!("{CNI0}noforward\nsvc web 10.96.0.1\nport 80/tcp\nep 10.244.1.2:80 @here"));
     let rules = |name| ruleset.chains.iter().find(|it| it.name == name).expect("a chain").rules.len();
-    assert_eq!((rules("nat_prerouting"), rules("nat_output")), (0, 1));
+    assert_eq!((rules("nat_prerouting"), rules("nat_output")), (1, 1));
+    // Docker would translate what goes to a published port of an address that the host takes for its own.
+    let claim = &ruleset.chains.iter().find(|it| it.name == "nat_prerouting").expect("a chain").rules[0];
+    assert_eq!(claim.action, Action::Claim);
 }
 
 #[test]
