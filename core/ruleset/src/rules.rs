@@ -243,8 +243,10 @@ const PRIORITY_MANGLE: i32 = -150;
 /// Just before everybody else's destination NAT (-100): of the chains of one hook, the first that translates a connection
 /// does it for all. kube-proxy, Docker and firewalld stand at -100.
 const PRIORITY_DNAT: i32 = -105;
-/// After destination NAT.
-const PRIORITY_TRANSLATED: i32 = -50;
+/// After destination NAT, and after everybody's checks of where packets come from (firewalld's is at 10): since Linux 6.16
+/// the `fib` of nftables takes a packet whose socket was chosen for one that did not come by the loopback, and finds no
+/// way back for what the host itself sent.
+const PRIORITY_LISTENER: i32 = 50;
 const PRIORITY_FILTER: i32 = 0;
 /// Just before everybody else's source NAT (100), which would masquerade what needs none.
 const PRIORITY_SNAT: i32 = 95;
@@ -262,7 +264,13 @@ pub(crate) fn chains(
         filter("prerouting_bridged", Hook::Prerouting, PRIORITY_FIRST, bridged(port, families)),
         filter("prerouting_raw", Hook::Prerouting, PRIORITY_RAW, untracked(families)),
         filter("output_raw", Hook::Output, PRIORITY_RAW, untracked(families)),
-        filter("prerouting", Hook::Prerouting, PRIORITY_MANGLE, intercepted(port, host, families)),
+        filter("prerouting", Hook::Prerouting, PRIORITY_MANGLE, kept_off(host, families)),
+        filter(
+            "prerouting_listener",
+            Hook::Prerouting,
+            PRIORITY_LISTENER,
+            to_the_listener(port, families, settings.kernel_path),
+        ),
         filter("input", Hook::Input, PRIORITY_FILTER, refused(families, population)),
     ];
     if settings.kernel_path {
@@ -271,7 +279,6 @@ pub(crate) fn chains(
         chains.extend([
             nat("nat_prerouting", Hook::Prerouting, PRIORITY_DNAT, by_frontend(host, families, false)),
             nat("nat_output", Hook::Output, PRIORITY_DNAT, by_frontend(host, families, true)),
-            filter("prerouting_mixed", Hook::Prerouting, PRIORITY_TRANSLATED, caught(port, families)),
             nat("nat_postrouting", Hook::Postrouting, PRIORITY_SNAT, by_backend(families)),
         ]);
     }
@@ -350,8 +357,8 @@ fn to_listener(family: Family, l4: L4, set: SetKind, port: u16, comment: &'stati
     }
 }
 
-/// What goes to the listener as a whole, and what nobody gets.
-fn intercepted(port: u16, host: &HostFacts, families: &[Family]) -> Vec<Rule> {
+/// What nobody gets; before destination NAT, which would hide where it goes.
+fn kept_off(host: &HostFacts, families: &[Family]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for &family in families {
         for mut matches in sources_inside(host, family) {
@@ -369,16 +376,18 @@ fn intercepted(port: u16, host: &HostFacts, families: &[Family]) -> Vec<Rule> {
             ],
             "not from a source range of the load balancer",
         );
-        listened(&mut rules, family, SetKind::Proxied, port);
     }
     rules
 }
 
-/// What the chains for destination NAT left to the listener.
-fn caught(port: u16, families: &[Family]) -> Vec<Rule> {
+/// What goes to the listener as a whole, and what the chains for destination NAT left to it.
+fn to_the_listener(port: u16, families: &[Family], kernel_path: bool) -> Vec<Rule> {
     let mut rules = Vec::new();
     for &family in families {
-        listened(&mut rules, family, SetKind::Mixed, port);
+        listened(&mut rules, family, SetKind::Proxied, port);
+        if kernel_path {
+            listened(&mut rules, family, SetKind::Mixed, port);
+        }
     }
     rules
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use edgemesh_mesh::{Frontend, HostFacts};
 use edgemesh_net::netlink::NetlinkError;
-use edgemesh_net::netlink::nft::{Committed, Element, Nft};
+use edgemesh_net::netlink::nft::{Committed, Element, Nft, TableState};
 use edgemesh_net::netlink::rt::Handle;
 use edgemesh_ruleset::{Device, Patch, Ruleset, RulesetSettings, Steer, Update, VipRoute};
 
@@ -78,6 +78,8 @@ pub struct Interceptor {
     held_back: u32,
     /// The kernel does not list tracked connections.
     no_conntrack: bool,
+    /// nftables' count of changes at the last look for those of others.
+    seen: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -134,6 +136,7 @@ impl Interceptor {
             warned: None,
             held_back: 0,
             no_conntrack: false,
+            seen: None,
         })
     }
 
@@ -145,6 +148,21 @@ impl Interceptor {
     /// What the host is at the moment. Its pod ranges are those that its devices show; the Node object may have more.
     pub fn facts(&mut self) -> Result<HostFacts, InterceptError> {
         Ok(facts::read(&mut self.rt, &mut self.nft, &self.settings.device.name)?)
+    }
+
+    /// Whether anybody but this value changed nftables since the last call. One question to the kernel.
+    pub fn changed_by_others(&mut self) -> Result<bool, InterceptError> {
+        let generation = self.nft.generation()?;
+        let own = self.table.as_ref().map(|table| table.generation);
+        let changed = own != Some(generation) && self.seen != Some(generation);
+        self.seen = Some(generation);
+        Ok(changed)
+    }
+
+    /// Whether the table is gone that was written.
+    pub fn is_flushed(&mut self) -> Result<bool, InterceptError> {
+        let ours = |it: &TableState| it.family == table::OURS.family && it.name == table::OURS.name;
+        Ok(self.table.is_some() && !self.nft.tables()?.iter().any(ours))
     }
 
     /// Brings the kernel to the ruleset and reads it back. Rules come before the routes they are for and go after them,

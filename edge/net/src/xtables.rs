@@ -74,7 +74,8 @@ pub fn forward_drops(family: Family) -> io::Result<bool> {
         return Ok(false);
     }
     let layout = family.layout();
-    let socket = OwnedFd::from(Socket::new(layout.domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?);
+    let socket =
+        OwnedFd::from(Socket::new(layout.domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?);
     let mut last = io::Error::from(io::ErrorKind::Interrupted);
     for _ in 0..ATTEMPTS {
         match policy(&socket, &layout) {

@@ -2,7 +2,9 @@
 //! host and from Pods, in both families.
 
 use edgemesh_e2e::foreign::{CONTAINER_PORT, Flavour, Foreign, Portal, World};
-use edgemesh_e2e::{Agent, Background, FAR, Lab, NEAR, Place, eventually, installed, service, skipped, v4, v6};
+use edgemesh_e2e::{
+    Agent, Background, FAR, Lab, NEAR, Place, eventually, installed, program, service, skipped, v4, v6,
+};
 
 /// A client and a server at one node, a server at another that only the tunnel reaches.
 const SITE: &str = "
@@ -62,7 +64,8 @@ impl Stage {
         let places = ["s1", "s2"].map(|pod| lab.place(pod));
         std::fs::write(lab.manifests().join("mixed.yaml"), mixed(&places)).expect("a manifest");
         let host = addresses(&lab, "n1");
-        let script = "ip link add docker0 type bridge && ip link set docker0 up && \
+        // Without a route the host itself cannot even try an address that others translate.
+        let script = "ip -6 route add default dev eth0 && ip link add docker0 type bridge && ip link set docker0 up && \
             ip addr add 172.17.0.1/16 dev docker0 && ip addr add fd00:17::1/64 dev docker0 nodad";
         lab.exec("n1", &["sh", "-c", script]);
         let container = ["172.17.0.1".to_owned(), "fd00:17::1".to_owned()];
@@ -117,7 +120,9 @@ impl Stage {
         for program in programs {
             match program {
                 Foreign::KubeProxyIptables(_) | Foreign::KubeProxyNftables => {
-                    for (from, number) in [("n1", LABELLED), ("c1", LABELLED), ("n1", UNKNOWN), ("c1", UNKNOWN)] {
+                    for (from, number) in
+                        [("n1", LABELLED), ("c1", LABELLED), ("n1", UNKNOWN), ("c1", UNKNOWN)]
+                    {
                         self.serves(from, number);
                     }
                 }
@@ -135,17 +140,27 @@ impl Stage {
     fn connects(&self, from: &[&str], port: u16, expected: bool) {
         for from in from {
             for address in self.host.iter().map(|it| at(it, port)) {
-                let connected = self.lab.outcome(from, &["tcp", &address]) == "connected";
-                assert_eq!(connected, expected, "{address} from {from}");
+                assert_eq!(self.connected(from, &address), expected, "{address} from {from}");
             }
         }
     }
 
+    /// The probe fails where a firewall says that it is prohibited.
+    fn connected(&self, from: &str, address: &str) -> bool {
+        let probe = program("edgemesh-e2e-probe").display().to_string();
+        let output = self.lab.output(from, &[&probe, "tcp", address]);
+        String::from_utf8_lossy(&output.stdout).contains("\"connected\"")
+    }
+
     /// Waits until the agent goes by what it found: other programs do not tell it of their start.
     fn until_noticed(&self) {
-        let done = |address: &str| self.lab.outcome("c1", &["tcp", address]) == "connected";
-        eventually("our Services from a Pod", || {
-            [v4(NEAR, 81), v6(NEAR, 81)].iter().all(|address| done(address)).then_some(())
+        let probe = program("edgemesh-e2e-probe").display().to_string();
+        eventually("our Services beside those that started", || {
+            let done = |(from, number): (&str, u8)| {
+                let storm = |address: &str| self.lab.output(from, &[&probe, "tcp-storm", address, STORM]);
+                [v4(number, 81), v6(number, 81)].iter().all(|address| storm(address).status.success())
+            };
+            [("c1", NEAR), ("n1", MIXED)].into_iter().all(done).then_some(())
         });
     }
 }
@@ -217,6 +232,27 @@ fn firewalld_with_the_pods_bridge_trusted() {
     check("firewalld", &[Foreign::Firewalld { trusted: true }]);
 }
 
+/// What goes to the listener is input of the host, which firewalld refuses from a bridge in no zone. What the kernel
+/// translates it lets through.
+#[test]
+fn firewalld_with_the_pods_bridge_in_no_zone() {
+    let program = Foreign::Firewalld { trusted: false };
+    if let Some(missing) = program.needs().iter().find(|it| !installed(it)) {
+        return skipped("firewalld", missing);
+    }
+    let stage = Stage::new("no-zone");
+    stage.load(&[program]);
+    let _agent = stage.agent();
+    for (from, number) in [("n1", NEAR), ("n1", FAR), ("n1", MIXED), ("c1", NEAR)] {
+        stage.serves(from, number);
+    }
+    for address in [v4(FAR, 81), v6(FAR, 81)] {
+        assert!(!stage.connected("c1", &address), "{address}");
+    }
+    stage.flush(&[program]);
+    stage.ours();
+}
+
 #[test]
 fn kube_proxy_and_docker_and_flannel_and_firewalld_together() {
     let programs = [
@@ -283,7 +319,8 @@ fn addresses(lab: &Lab, node: &str) -> [String; 2] {
     let object = objects.iter().find(|it| it["metadata"]["name"] == node).expect("the node");
     let addresses = object["status"]["addresses"].as_array().expect("a node has addresses");
     let mut internal = addresses.iter().filter(|it| it["type"] == "InternalIP");
-    let mut next = || internal.next().and_then(|it| it["address"].as_str()).expect("two addresses").to_owned();
+    let mut next =
+        || internal.next().and_then(|it| it["address"].as_str()).expect("two addresses").to_owned();
     [next(), next()]
 }
 

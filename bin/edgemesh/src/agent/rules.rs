@@ -15,7 +15,7 @@ use edgemesh_net::netlink::rt::Monitor;
 use edgemesh_ruleset::{DeviceAddress, Ruleset, RulesetSettings};
 use ipnet::IpNet;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -24,6 +24,10 @@ use crate::settings::AgentSettings;
 /// Somebody may flush the whole ruleset (firewall reloads do); this is how long it goes unnoticed. Go EdgeMesh and
 /// kube-proxy look every 30 s too.
 const VERIFY_EVERY: Duration = Duration::from_secs(30);
+
+/// Docker or a firewall that starts drops Pods' connections that the kernel carries until this look notices; a container
+/// engine takes a second to start anyway. The look costs one question to the kernel.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// After a failed transaction; the reason is often another program that holds the ruleset for a moment.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -130,6 +134,8 @@ pub(super) async fn run(
     let mut monitor = Monitor::open().map_err(InterceptError::from)?;
     let mut look_at = None;
     let mut due = Instant::now() + VERIFY_EVERY;
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut follower = Follower { interceptor, shared: shared.clone(), last: None, facts: None };
     loop {
         tokio::select! {
@@ -150,6 +156,12 @@ pub(super) async fn run(
                 follower.facts = None;
             }
             () = tokio::time::sleep_until(due) => {}
+            _ = look.tick() => match follower.look() {
+                Ok(Look::Same) => continue,
+                Ok(Look::Facts) => {}
+                // What the check repairs is also what it would say of an error.
+                Ok(Look::Flushed) | Err(_) => due = Instant::now(),
+            }
         }
         // A stream of changes that leave the kernel alone does not put the check off.
         let verify = Instant::now() >= due;
@@ -214,7 +226,30 @@ struct Follower {
     facts: Option<Arc<HostFacts>>,
 }
 
+/// What others did to nftables.
+enum Look {
+    /// Nothing.
+    Same,
+    /// Something that may be another fact of the host.
+    Facts,
+    /// Took our table away, as `nft flush ruleset` does.
+    Flushed,
+}
+
 impl Follower {
+    /// Looks for what others did. A program that changes its rules all the time costs no more than the facts.
+    fn look(&mut self) -> Result<Look, InterceptError> {
+        if !self.interceptor.changed_by_others()? {
+            return Ok(Look::Same);
+        }
+        if self.interceptor.is_flushed()? {
+            return Ok(Look::Flushed);
+        }
+        // Read again at the next step.
+        self.facts = None;
+        Ok(Look::Facts)
+    }
+
     /// Brings the kernel to the newest snapshot, or only looks whether it still is as it was brought. The kernel is not
     /// touched when nothing changed that it is to know; the value says whether it was.
     fn bring(&mut self, verify: bool) -> Result<bool, InterceptError> {

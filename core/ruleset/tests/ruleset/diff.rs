@@ -78,7 +78,7 @@ fn facts_of_the_host_rewrite_chains_and_members() {
     };
     let names: Vec<&str> = update.rewrite.iter().map(|chain| chain.name.as_str()).collect();
     // Pods' connections, which were sent on, are led to the listener.
-    assert_eq!(names, ["prerouting_bridged", "input", "nat_prerouting", "prerouting_mixed"]);
+    assert_eq!(names, ["prerouting_bridged", "prerouting_listener", "input", "nat_prerouting"]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn another_listener_rewrites_its_chains() {
     other.settings.port = 15_002;
     let Patch::Update(update) = other.compile().diff(&compile(ONE)) else { panic!("the same chains") };
     let names: Vec<&str> = update.rewrite.iter().map(|chain| chain.name.as_str()).collect();
-    assert_eq!(names, ["prerouting_bridged", "prerouting"]);
+    assert_eq!(names, ["prerouting_bridged", "prerouting_listener"]);
 }
 
 #[test]

@@ -11,7 +11,8 @@ pub(super) fn docker(world: &World, family: usize) -> String {
     let (mut translated, mut allowed) = (String::new(), String::new());
     for (protocol, port) in &world.published {
         let to = socket(container, CONTAINER_PORT);
-        translated += &format!("-A DOCKER ! -i docker0 -p {protocol} --dport {port} -j DNAT --to-destination {to}\n");
+        translated +=
+            &format!("-A DOCKER ! -i docker0 -p {protocol} --dport {port} -j DNAT --to-destination {to}\n");
         allowed += &format!(
             "-A DOCKER -d {container} ! -i docker0 -o docker0 -p {protocol} --dport {CONTAINER_PORT} -j ACCEPT\n"
         );

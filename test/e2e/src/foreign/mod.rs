@@ -102,7 +102,9 @@ impl Foreign {
                 nft(lab, node, &[0, 1].map(|family| kube_proxy::nftables(world, family)).concat());
             }
             Self::Firewalld { trusted } => nft(lab, node, &firewalld::table(world, trusted)),
-            Self::KubeProxyIptables(flavour) => restore(lab, node, flavour, |it| kube_proxy::iptables(world, it)),
+            Self::KubeProxyIptables(flavour) => {
+                restore(lab, node, flavour, |it| kube_proxy::iptables(world, it))
+            }
             Self::Docker(flavour) => restore(lab, node, flavour, |it| iptables::docker(world, it)),
             Self::Flannel(flavour) => restore(lab, node, flavour, |it| iptables::flannel(world, it)),
         }
