@@ -25,6 +25,8 @@ pub struct HostRoute {
     pub device: DeviceKind,
     /// The device is a bridge, and bridged packets pass netfilter (`net.bridge.bridge-nf-call-iptables`).
     pub bridge_filtered: bool,
+    /// The device is a bridge of which no port, or not every port, sends back what came in by it (hairpin mode).
+    pub one_way: bool,
     /// Discards what it matches (`blackhole`, `unreachable`, `prohibit`).
     pub discards: bool,
 }

@@ -68,6 +68,7 @@ fn set_type(set: SetKind, family: Family) -> String {
         SetKind::Vips => format!("set {}|type {address}", set.name(family)),
         SetKind::Hairpins => format!("set {}|type {address} . {address}", set.name(family)),
         SetKind::Live => format!("set {}|type {frontend} . {address} . inet_service", set.name(family)),
+        SetKind::Own => format!("set {}|type {frontend} . {address}", set.name(family)),
         SetKind::Allowed => format!("set {}|type {frontend} . {address}|flags interval", set.name(family)),
         SetKind::Services | SetKind::Backends => {
             format!("map {}|type {frontend} : verdict", set.name(family))
@@ -137,6 +138,7 @@ fn element(member: &Member) -> String {
             masquerade_chain(*via).unwrap_or_default()
         ),
         Member::Hairpin(ip) => format!("{ip} . {ip}"),
+        Member::Own(it, ip) => format!("{} . {ip}", key(it)),
         Member::Allowed(it, range) => format!("{} . {range}", key(it)),
     }
 }

@@ -433,6 +433,14 @@ fn by_frontend(host: &HostFacts, families: &[Family], output: bool) -> Vec<Rule>
             let comment = "the traffic policy is not for this node and its Pods";
             rules.push(Rule { family, matches, action: Action::Claim, comment });
         }
+        if !output {
+            rules.push(Rule {
+                family,
+                matches: vec![Match::In(SetKind::Own, Key::FrontendAndSource)],
+                action: Action::Claim,
+                comment: "an endpoint that the kernel would not lead back to itself",
+            });
+        }
         rules.push(Rule {
             family,
             matches: vec![],

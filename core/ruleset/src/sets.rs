@@ -38,6 +38,8 @@ pub enum SetKind {
     Dropped,
     /// Frontends whose traffic policy is not for this node and its Pods: theirs go to the listener.
     Inside,
+    /// Frontends, each with an endpoint that the kernel would not lead back to itself.
+    Own,
     /// Frontends at addresses of the host that have no endpoint.
     Rejected,
     /// Virtual addresses.
@@ -46,7 +48,7 @@ pub enum SetKind {
 
 impl SetKind {
     /// Every kind, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Endpoints,
         Self::Live,
         Self::Sessions,
@@ -59,6 +61,7 @@ impl SetKind {
         Self::Services,
         Self::Dropped,
         Self::Inside,
+        Self::Own,
         Self::Rejected,
         Self::Vips,
     ];
@@ -88,6 +91,8 @@ impl SetKind {
             (Self::Dropped, Family::V6) => "dropped6",
             (Self::Inside, Family::V4) => "inside4",
             (Self::Inside, Family::V6) => "inside6",
+            (Self::Own, Family::V4) => "own4",
+            (Self::Own, Family::V6) => "own6",
             (Self::Rejected, Family::V4) => "rejected4",
             (Self::Rejected, Family::V6) => "rejected6",
             (Self::Restricted, Family::V4) => "restricted4",
@@ -145,6 +150,7 @@ pub enum Member {
     Hairpin(IpAddr),
     Dropped(Frontend),
     Inside(Frontend),
+    Own(Frontend, IpAddr),
     Rejected(Frontend),
     Restricted(Frontend),
     Allowed(Frontend, IpNet),
@@ -164,6 +170,7 @@ impl Member {
             Self::Hairpin(_) => SetKind::Hairpins,
             Self::Dropped(_) => SetKind::Dropped,
             Self::Inside(_) => SetKind::Inside,
+            Self::Own(..) => SetKind::Own,
             Self::Rejected(_) => SetKind::Rejected,
             Self::Restricted(_) => SetKind::Restricted,
             Self::Allowed(..) => SetKind::Allowed,
@@ -180,6 +187,7 @@ impl Member {
             | Self::Live(frontend, _)
             | Self::Dropped(frontend)
             | Self::Inside(frontend)
+            | Self::Own(frontend, _)
             | Self::Rejected(frontend)
             | Self::Restricted(frontend)
             | Self::Allowed(frontend, _) => frontend.ip,
@@ -202,6 +210,7 @@ impl fmt::Debug for Member {
             Self::Hairpin(ip) => write!(f, "Hairpin({ip})"),
             Self::Dropped(frontend) => write!(f, "Dropped({frontend})"),
             Self::Inside(frontend) => write!(f, "Inside({frontend})"),
+            Self::Own(frontend, ip) => write!(f, "Own({frontend}, {ip})"),
             Self::Rejected(frontend) => write!(f, "Rejected({frontend})"),
             Self::Restricted(frontend) => write!(f, "Restricted({frontend})"),
             Self::Allowed(frontend, range) => write!(f, "Allowed({frontend}, {range})"),

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub struct Spread {
     pub affinity: Option<Duration>,
     /// The traffic policy is not for this node and its Pods, whose connections go to the listener.
     pub inside: bool,
+    /// Addresses of Pods among the endpoints that would not reach themselves: their connections go to the listener.
+    pub own: Arc<[IpAddr]>,
     /// Whether connections that were not translated go to the listener: its share, and those of Pods where the host does
     /// not send them on.
     pub caught: bool,
@@ -96,10 +98,23 @@ pub(crate) fn steer(
             // SCTP has no other way than the kernel's.
             let proxied = if sctp { 0 } else { share(proxied, found.backends.len()) };
             let caught = !sctp && (proxied > 0 || inside || !paths.host.forwards(frontend.ip.is_ipv6()));
-            let affinity = service.affinity;
-            Steer::Kernel(Spread { endpoints: endpoints.into(), proxied, affinity, inside, caught })
+            let own: Vec<IpAddr> = if sctp { Vec::new() } else { one_way(paths, &endpoints) };
+            let (affinity, caught) = (service.affinity, caught || !own.is_empty());
+            let endpoints = endpoints.into();
+            Steer::Kernel(Spread { endpoints, proxied, affinity, inside, own: own.into(), caught })
         }
     }
+}
+
+/// Addresses of Pods behind a bridge whose packets pass netfilter while it forwards them: translated there, a packet goes on
+/// to its port at once, and a port that is not in hairpin mode does not send back what came in by it.
+fn one_way(paths: &PathSnapshot, endpoints: &[(SocketAddr, Via)]) -> Vec<IpAddr> {
+    let pods = endpoints.iter().filter(|(_, via)| *via == Via::Pod).map(|(addr, _)| addr.ip());
+    let one_way =
+        |ip: &IpAddr| paths.host.route(*ip).is_some_and(|route| route.bridge_filtered && route.one_way);
+    let mut own: Vec<IpAddr> = pods.filter(one_way).collect();
+    own.dedup();
+    own
 }
 
 /// How the kernel reaches an endpoint; translation does not change the family.
@@ -143,6 +158,8 @@ impl fmt::Display for Steer {
                     write!(f, "; the proxy for {} of 256 connections", spread.proxied)
                 } else if spread.inside {
                     f.write_str("; the proxy for this node and its Pods")
+                } else if !spread.own.is_empty() {
+                    f.write_str("; the proxy for the endpoints themselves, whose bridge ports are not in hairpin mode")
                 } else if spread.caught {
                     f.write_str("; the proxy for Pods, because this host does not forward their packets")
                 } else {
@@ -167,6 +184,7 @@ impl Steer {
                 let mut members = vec![Member::Service(frontend, spread.pick())];
                 members.extend(spread.caught.then_some(Member::Mixed(frontend)));
                 members.extend(spread.inside.then_some(Member::Inside(frontend)));
+                members.extend(spread.own.iter().map(|ip| Member::Own(frontend, *ip)));
                 for (slot, (addr, _)) in (0..).zip(spread.endpoints.iter()) {
                     members.push(Member::Endpoint(frontend, slot, *addr));
                     if spread.affinity.is_some() {

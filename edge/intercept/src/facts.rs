@@ -81,6 +81,8 @@ struct Devices<'a> {
     by_index: HashMap<u32, &'a Link>,
     /// Bridges with a port that is no Pod's.
     shared_bridges: BTreeSet<u32>,
+    /// Bridges with a port that is not in hairpin mode.
+    one_way_bridges: BTreeSet<u32>,
     /// Devices by which other routers are reached.
     uplinks: BTreeSet<u32>,
 }
@@ -91,6 +93,11 @@ impl<'a> Devices<'a> {
         let shared_ports = links.iter().filter(|link| !ends_in_a_pod(link));
         Self {
             by_index: links.iter().map(|link| (link.index, link)).collect(),
+            one_way_bridges: links
+                .iter()
+                .filter(|link| !link.hairpin)
+                .filter_map(|link| link.master)
+                .collect(),
             shared_bridges: shared_ports.filter_map(|link| link.master).collect(),
             uplinks: routes.iter().filter(|route| route.gateway.is_some()).filter_map(|it| it.oif).collect(),
         }
@@ -113,6 +120,10 @@ impl<'a> Devices<'a> {
             Some(kind) if OVERLAYS.contains(&kind) => DeviceKind::Overlay,
             _ => DeviceKind::Shared,
         }
+    }
+
+    fn is_one_way(&self, route: &Route) -> bool {
+        route.oif.is_some_and(|index| self.one_way_bridges.contains(&index))
     }
 
     fn is_bridge(&self, route: &Route) -> bool {
@@ -141,6 +152,7 @@ fn host_route(route: &Route, devices: &Devices<'_>, filtered: [bool; 2]) -> Opti
         gateway: route.gateway.is_some() || route.oif.is_none(),
         device: devices.kind(route),
         bridge_filtered: devices.is_bridge(route) && filtered[family],
+        one_way: devices.is_one_way(route),
         discards,
     })
 }

@@ -53,6 +53,7 @@ fn declare(set: SetKind, family: Family) -> (Vec<KeyType>, Vec<KeyType>, SetOpti
         SetKind::Vips => (vec![address], vec![], plain),
         SetKind::Hairpins => (vec![address, address], vec![], plain),
         SetKind::Live => (with(&end), vec![], plain),
+        SetKind::Own => (with(&[address]), vec![], plain),
         SetKind::Allowed => (with(&[address]), vec![], SetOptions { interval: true, ..plain }),
         SetKind::Services | SetKind::Backends => (with(&[]), vec![], SetOptions { verdicts: true, ..plain }),
         SetKind::Endpoints => (with(&[KeyType::Mark]), end, plain),
@@ -93,6 +94,7 @@ pub(crate) fn element(member: &Member) -> Element {
                 .verdict(Verdict::Goto(masquerade_chain(*via).unwrap_or_default().to_owned()))
         }
         Member::Hairpin(ip) => joined(octets(*ip), octets(*ip)),
+        Member::Own(it, ip) => joined(key(it), octets(*ip)),
         Member::Allowed(it, range) => Element {
             key_end: Some([key(it), octets(range.broadcast())].concat()),
             ..joined(key(it), octets(range.network()))

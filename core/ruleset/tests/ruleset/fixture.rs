@@ -99,6 +99,7 @@ fn route(prefix: &str, flags: &[&str]) -> HostRoute {
             () => DeviceKind::Shared,
         },
         bridge_filtered: has("filtered"),
+        one_way: has("oneway"),
         discards: has("discards"),
     }
 }

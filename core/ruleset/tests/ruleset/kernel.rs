@@ -21,6 +21,8 @@ pub(crate) fn words(ruleset: &Ruleset) -> String {
                     line += &format!(", {} of 256 to the listener", spread.proxied);
                 } else if spread.inside {
                     line += ", from inside to the listener";
+                } else if !spread.own.is_empty() {
+                    line += &format!(", {} of the endpoints themselves to the listener", spread.own.len());
                 } else if spread.caught {
                     line += ", Pods to the listener";
                 }
@@ -152,6 +154,21 @@ fn hashing_policies_and_too_many_endpoints_go_through_the_listener() {
     let many: String =
         (0..=edgemesh_ruleset::MAX_SLOTS).map(|n| format!("ep 10.244.1.2:{} @here\n", 1000 + n)).collect();
     check(CNI0, &many, "proxy 10.96.0.1:80/tcp");
+}
+
+/// A bridge whose ports are not in hairpin mode, as Docker's are.
+#[test]
+fn a_pod_that_the_kernel_would_not_lead_back_to_itself_is_led_by_the_listener() {
+    let endpoint = "ep 10.244.1.2:80 @here";
+    let kernel = "kernel 10.96.0.1:80/tcp -> 10.244.1.2:80/pod";
+    check(
+        "route 10.244.1.0/24 pods filtered oneway",
+        endpoint,
+        &format!("{kernel}, 1 of the endpoints themselves to the listener"),
+    );
+    // Without br_netfilter the packet comes to the host first, which sends it back.
+    check("route 10.244.1.0/24 pods oneway", endpoint, kernel);
+    check("route 10.244.1.0/24 pods filtered", endpoint, kernel);
 }
 
 #[test]

@@ -16,6 +16,9 @@ const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 const VETH_INFO_PEER: u16 = 1;
 /// Counters are not read, and are most of a link's message.
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
@@ -59,6 +62,8 @@ pub struct Link {
     pub mtu: u32,
     /// Index of the bridge it is a port of.
     pub master: Option<u32>,
+    /// It is a port of a bridge in hairpin mode: what came in by it may go out by it.
+    pub hairpin: bool,
 }
 
 impl Link {
@@ -197,6 +202,9 @@ fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFO_LEN] {
 
 fn read_link(payload: &[u8]) -> Option<Link> {
     let attrs = Attrs::after(payload, IFINFO_LEN);
+    let nested = |kind| Attrs(attrs.get(IFLA_LINKINFO).unwrap_or_default()).get(kind);
+    let is_bridge_port = nested(IFLA_INFO_SLAVE_KIND).is_some_and(|kind| read_str(kind) == "bridge");
+    let port = Attrs(nested(IFLA_INFO_SLAVE_DATA).filter(|_| is_bridge_port).unwrap_or_default());
     Some(Link {
         index: read_u32(payload.get(4..)?)?,
         name: attrs.str(IFLA_IFNAME)?,
@@ -205,5 +213,6 @@ fn read_link(payload: &[u8]) -> Option<Link> {
         mac: attrs.get(IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok()),
         mtu: attrs.u32(IFLA_MTU).unwrap_or(0),
         master: attrs.u32(IFLA_MASTER),
+        hairpin: port.get(IFLA_BRPORT_MODE).is_some_and(|mode| mode != [0]),
     })
 }
