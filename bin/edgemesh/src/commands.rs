@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::{Arg, ValueExt as _};
 
 use crate::settings::{self, AGENT_HELP, DEFAULT_ADMIN_SOCKET, DEFAULT_DEVICE, parse_agent};
-use crate::{agent, config, gateway};
+use crate::{agent, check, config, gateway};
 
 const HELP: &str = "\
 edgemesh: service mesh for nodes behind NATs
@@ -22,12 +22,13 @@ edgemesh: service mesh for nodes behind NATs
   edgemesh status [--json]                          what the running agent knows and does
   edgemesh explain HOST:PORT[/udp] [--json]         where a connection to HOST:PORT would go, and why
   edgemesh rules                                    the kernel rules of the running agent, as nft text
+  edgemesh check                                    what on this host is in the mesh's way, and what to do about it
   edgemesh cleanup                                  remove what an agent that was killed left in the kernel
   edgemesh psk [FILE]                               make a new private-network key
   edgemesh lab COMMAND                              emulate sites, NATs and outages on this machine (edgemesh lab --help)
   edgemesh version
 
-status, explain and rules ask the agent at --admin-socket PATH (default /run/edgemesh/agent.sock); status asks a gateway
+status, explain, rules and check ask the agent at --admin-socket PATH (default /run/edgemesh/agent.sock); status asks a gateway
 as well, at /run/edgemesh/gateway.sock.
 ";
 
@@ -46,6 +47,7 @@ pub(crate) fn run(mut arguments: Vec<OsString>) -> ExitCode {
     }
     let command = arguments.first().and_then(|word| word.to_str()).unwrap_or_default().to_owned();
     let rest: Vec<OsString> = arguments.into_iter().skip(1).collect();
+    let mut exit = ExitCode::SUCCESS;
     let done = match command.as_str() {
         "agent" => run_agent(rest, &linked),
         "gateway" => gateway::command(rest),
@@ -54,6 +56,7 @@ pub(crate) fn run(mut arguments: Vec<OsString>) -> ExitCode {
         "explain" => run_explain(rest),
         "rules" => run_rules(rest),
         "cleanup" => run_cleanup(rest),
+        "check" => check::run(rest).map(|code| exit = code),
         "psk" => run_psk(rest),
         "lab" => return edgemesh_lab::run(rest),
         "version" | "--version" | "-V" => {
@@ -67,7 +70,7 @@ pub(crate) fn run(mut arguments: Vec<OsString>) -> ExitCode {
         other => Err(anyhow::anyhow!("there is no command {other:?}; `edgemesh help` lists them")),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => exit,
         Err(error) => {
             eprintln!("error: {}", told(&error));
             ExitCode::FAILURE

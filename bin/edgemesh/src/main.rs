@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line tool speaks on standard output")]
 
 mod agent;
+mod check;
 mod commands;
 mod config;
 mod explain;

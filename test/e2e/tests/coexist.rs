@@ -264,6 +264,53 @@ fn kube_proxy_and_docker_and_flannel_and_firewalld_together() {
     check("all", &programs);
 }
 
+/// The exit code of `edgemesh check`, and the lines that name something.
+fn report(stage: &Stage) -> (Option<i32>, String) {
+    let edgemesh = program("edgemesh").display().to_string();
+    let admin = stage.lab.admin("n1").display().to_string();
+    let output = stage.lab.output("n1", &[&edgemesh, "check", "--admin-socket", &admin]);
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn check_names_what_is_in_the_way() {
+    let programs =
+        [Foreign::KubeProxyNftables, Foreign::KubeProxyIptables(Flavour::Nft), Foreign::Docker(Flavour::Nft)];
+    let needs = programs.iter().flat_map(|program| program.needs());
+    if let Some(missing) = needs.into_iter().find(|program| !installed(program)) {
+        return skipped("check", missing);
+    }
+    let stage = Stage::new("check");
+    let (code, text) = report(&stage);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("no agent answers"), "{text}");
+    let _agent = stage.agent();
+    let (code, text) = report(&stage);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("table inet edgemesh is as it wrote it"), "{text}");
+
+    stage.load(&programs);
+    stage.lab.exec("n1", &["nft", "add rule inet edgemesh input counter"]);
+    let taken = "ip nat early { type nat hook prerouting priority -150; }";
+    stage.lab.exec("n1", &["nft", &format!("add chain {taken}")]);
+    stage.lab.exec("n1", &["sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding"]);
+    let (code, text) = report(&stage);
+    assert_eq!(code, Some(1), "{text}");
+    for words in [
+        "chain FORWARD of table ip filter drops",
+        "chain FORWARD of table ip6 filter drops",
+        "chain early of table ip nat translates at priority -150",
+        "kube-proxy has rules here: table ip kube-proxy, chain KUBE-SERVICES of table ip nat",
+        // Three Services with two ports and an address of each family, and their six addresses.
+        "18 addresses are served by kube-proxy and by the agent: 10.96.0.11, 10.96.0.11:81/tcp",
+        "table inet edgemesh was changed by somebody else: chain input has",
+        "net.ipv6.conf.all.forwarding is off",
+    ] {
+        assert!(text.contains(words), "{words}:\n{text}");
+    }
+    assert!(!text.contains("cannot be read"), "{text}");
+}
+
 /// A Service without selector, with an endpoint at each node.
 fn mixed(places: &[Place; 2]) -> String {
     let mut text = service("mixed", MIXED, &PORTS).replace("  selector: { app: mixed }\n", "");
