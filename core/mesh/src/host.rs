@@ -56,11 +56,51 @@ pub struct HostFacts {
 impl HostFacts {
     /// The route that packets to an address take.
     pub fn route(&self, ip: IpAddr) -> Option<&HostRoute> {
-        self.routes.iter().find(|route| route.prefix.contains(&ip))
+        self.routes.iter().find(|route| covers(route.prefix, ip))
     }
 
     /// Whether Pods' packets are sent on.
     pub fn forwards(&self, ipv6: bool) -> bool {
         !self.forward_drops && if ipv6 { self.forward_v6 } else { self.forward_v4 }
+    }
+}
+
+/// Whether the prefix has the address. A host with a route to each node's Pods asks this millions of times for the rules of
+/// a large cluster; `IpNet::contains` works out both ends of the prefix each time.
+fn covers(prefix: IpNet, ip: IpAddr) -> bool {
+    match (prefix, ip) {
+        (IpNet::V4(prefix), IpAddr::V4(ip)) => {
+            let apart = prefix.addr().to_bits() ^ ip.to_bits();
+            apart.leading_zeros() >= u32::from(prefix.prefix_len())
+        }
+        (IpNet::V6(prefix), IpAddr::V6(ip)) => {
+            let apart = prefix.addr().to_bits() ^ ip.to_bits();
+            apart.leading_zeros() >= u32::from(prefix.prefix_len())
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn prefixes_cover_what_they_should() {
+        for (prefix, ip, expected) in [
+            ("10.1.2.0/24", "10.1.2.255", true),
+            ("10.1.2.0/24", "10.1.3.0", false),
+            ("10.1.2.7/32", "10.1.2.7", true),
+            ("10.1.2.7/32", "10.1.2.6", false),
+            ("0.0.0.0/0", "192.0.2.1", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("2001:db8::/32", "2001:db8:ffff::", true),
+            ("2001:db8::/32", "2001:db9::", false),
+            ("::/0", "2001:db8::1", true),
+            ("::/0", "192.0.2.1", false),
+        ] {
+            let (net, addr) = (prefix.parse().expect("a prefix"), ip.parse().expect("an address"));
+            assert_eq!(covers(net, addr), expected, "{prefix} {ip}");
+        }
     }
 }

@@ -26,13 +26,20 @@ use ipnet::IpNet;
 
 pub use diff::{Patch, Update};
 pub use rules::{
-    Action, Base, Chain, ChainType, Family, Hook, Key, L4, Match, Pick, Rule, Side, masquerade_chain,
+    Action, Base, Chain, ChainType, Family, Hook, Key, L4, Match, Pick, Rule, Side, VIAS, masquerade_chain,
+    masquerade_number,
 };
 pub use sets::{Member, Population, SetKind};
 pub use steer::{MAX_SLOTS, Spread, Steer};
 
 /// The table, in family `inet`.
 pub const TABLE: &str = "edgemesh";
+/// The map of verdicts that leads from a [`Pick::number`] to its chain. The kernel looks at every verdict that any rule of
+/// the table may meet whenever one is added (`nft_table_validate`): in a map of 10,000 Services that takes milliseconds for
+/// each change, in one of their sizes nothing.
+pub const PICKS: &str = "picks";
+/// The same for [`masquerade_number`].
+pub const WAYS: &str = "ways";
 /// The device that carries the node's mesh addresses.
 pub const DEVICE: &str = "edgemesh0";
 /// Where DNS answers, and the source of connections that the host itself makes to an IPv4 frontend. The address of Go

@@ -7,12 +7,13 @@ use edgemesh_api::Protocol;
 use edgemesh_mesh::Frontend;
 
 use crate::{
-    Action, Chain, ChainType, Family, Hook, Key, L4, Match, Member, ROUTE_PROTOCOL, Rule, Ruleset, SetKind,
-    Side, TABLE, VipRoute, masquerade_chain,
+    Action, Chain, ChainType, Family, Hook, Key, L4, Match, Member, PICKS, ROUTE_PROTOCOL, Rule, Ruleset,
+    SetKind, Side, TABLE, VIAS, VipRoute, WAYS, masquerade_chain, masquerade_number,
 };
 
 /// The table as `nft -f` takes it, replacing one that is there; the routes and the device as comments, in the words
-/// of `ip`. Sessions are comments too: their rules use registers in a way that nft has no words for.
+/// of `ip`. Rules of sessions, and those that look up a chain's number and then the chain, are comments too: they use
+/// registers in a way that nft has no words for.
 pub fn nft(ruleset: &Ruleset) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
@@ -38,6 +39,16 @@ fn write_nft(out: &mut String, ruleset: &Ruleset) -> fmt::Result {
             write_set(out, set, family, own)?;
         }
     }
+    write_verdicts(
+        out,
+        PICKS,
+        "mark . mark",
+        ruleset.picks.keys().map(|it| (marks(&it.number()), it.chain_name())),
+    )?;
+    let ways = VIAS
+        .map(|via| (marks(&[masquerade_number(via)]), masquerade_chain(via).unwrap_or_default().to_owned()));
+    let ways = ways.into_iter().filter(|(_, chain)| ruleset.chains.iter().any(|it| it.name == *chain));
+    write_verdicts(out, WAYS, "mark", ways)?;
     for chain in ruleset.all_chains() {
         write_chain(out, &chain)?;
     }
@@ -70,9 +81,8 @@ fn set_type(set: SetKind, family: Family) -> String {
         SetKind::Live => format!("set {}|type {frontend} . {address} . inet_service", set.name(family)),
         SetKind::Own => format!("set {}|type {frontend} . {address}", set.name(family)),
         SetKind::Allowed => format!("set {}|type {frontend} . {address}|flags interval", set.name(family)),
-        SetKind::Services | SetKind::Backends => {
-            format!("map {}|type {frontend} : verdict", set.name(family))
-        }
+        SetKind::Services => format!("map {}|type {frontend} : mark . mark", set.name(family)),
+        SetKind::Backends => format!("map {}|type {frontend} : mark", set.name(family)),
         SetKind::Endpoints => format!(
             "map {}|typeof {ip} daddr . meta l4proto . th dport . numgen random mod 65536 : {ip} daddr . th dport",
             set.name(family)
@@ -91,21 +101,40 @@ fn write_set<'a>(
     family: Family,
     members: impl Iterator<Item = &'a Member>,
 ) -> fmt::Result {
-    let head = set_type(set, family);
+    write_elements(out, &set_type(set, family), members.map(element))
+}
+
+fn write_verdicts(
+    out: &mut String,
+    name: &str,
+    key: &str,
+    chains: impl Iterator<Item = (String, String)>,
+) -> fmt::Result {
+    let elements = chains.map(|(number, chain)| format!("{number} : goto {chain}"));
+    write_elements(out, &format!("map {name}|type {key} : verdict"), elements)
+}
+
+fn write_elements(out: &mut String, head: &str, elements: impl Iterator<Item = String>) -> fmt::Result {
     let mut lines = head.split('|');
     writeln!(out, "\t{} {{", lines.next().unwrap_or_default())?;
     for line in lines {
         writeln!(out, "\t\t{line}")?;
     }
-    let mut members = members.peekable();
-    if members.peek().is_some() {
+    let mut elements = elements.peekable();
+    if elements.peek().is_some() {
         writeln!(out, "\t\telements = {{")?;
-        for member in members {
-            writeln!(out, "\t\t\t{},", element(member))?;
+        for element in elements {
+            writeln!(out, "\t\t\t{element},")?;
         }
         writeln!(out, "\t\t}}")?;
     }
     writeln!(out, "\t}}\n")
+}
+
+/// Numbers as nft prints marks.
+fn marks(numbers: &[u32]) -> String {
+    let marks: Vec<String> = numbers.iter().map(|number| format!("{number:#010x}")).collect();
+    marks.join(" . ")
 }
 
 fn protocol_name(protocol: Protocol) -> &'static str {
@@ -126,16 +155,16 @@ fn element(member: &Member) -> String {
         | Member::Inside(it)
         | Member::Rejected(it)
         | Member::Restricted(it) => key(it),
-        Member::Service(it, pick) => format!("{} : goto {}", key(it), pick.chain_name()),
+        Member::Service(it, pick) => format!("{} : {}", key(it), marks(&pick.number())),
         Member::Endpoint(it, slot, addr) => format!("{} . {slot} : {}", key(it), end(addr)),
         Member::Live(it, addr) => format!("{} . {}", key(it), end(addr)),
         Member::Vip(ip) => ip.to_string(),
         Member::Backend(addr, protocol, via) => format!(
-            "{} . {} . {} : goto {}",
+            "{} . {} . {} : {}",
             addr.ip(),
             protocol_name(*protocol),
             addr.port(),
-            masquerade_chain(*via).unwrap_or_default()
+            marks(&[masquerade_number(*via)])
         ),
         Member::Hairpin(ip) => format!("{ip} . {ip}"),
         Member::Own(it, ip) => format!("{} . {ip}", key(it)),
@@ -179,7 +208,9 @@ fn rule_line(rule: &Rule) -> String {
     words.push(format!("comment \"{}\"", rule.comment));
     let line = words.join(" ");
     match rule.action {
-        Action::Resume(_) | Action::Forget | Action::Begin(..) => format!("# {line}"),
+        Action::Resume(_) | Action::Forget | Action::Begin(..) | Action::ByFrontend | Action::ByBackend => {
+            format!("# {line}")
+        }
         _ => line,
     }
 }
@@ -197,8 +228,8 @@ fn action_words(action: Action, family: Family, ip: &str) -> String {
         Action::Drop => "drop".to_owned(),
         Action::TcpReset => "reject with tcp reset".to_owned(),
         Action::PortUnreachable => "reject with icmpx type port-unreachable".to_owned(),
-        Action::ByFrontend => format!("{frontend} vmap @{}", SetKind::Services.name(family)),
-        Action::ByBackend => format!("{frontend} vmap @{}", SetKind::Backends.name(family)),
+        Action::ByFrontend => format!("{frontend} map @{} vmap @{PICKS}", SetKind::Services.name(family)),
+        Action::ByBackend => format!("{frontend} map @{} vmap @{WAYS}", SetKind::Backends.name(family)),
         Action::Claim => format!("{any} dnat {ip} to {ip} daddr : th dport"),
         Action::Resume(timeout) => {
             format!("dnat {ip} to session of {ip} saddr . {frontend} renewed for {timeout}s")

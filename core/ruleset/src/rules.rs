@@ -213,6 +213,11 @@ impl Pick {
         name
     }
 
+    /// What stands for the chain in the map of Services, so that none of its many elements is a verdict.
+    pub fn number(&self) -> [u32; 2] {
+        [u32::from(self.slots) << 8 | u32::from(self.proxied), self.affinity]
+    }
+
     /// The chain, for packets of these families.
     pub fn chain(&self, families: &[Family]) -> Chain {
         let mut rules = Vec::new();
@@ -462,7 +467,7 @@ fn by_backend(families: &[Family]) -> Vec<Rule> {
 }
 
 /// Ways to endpoints whose clients may have to be masqueraded.
-const VIAS: [Via; 3] = [Via::Pod, Via::PodRoute, Via::Address];
+pub const VIAS: [Via; 3] = [Via::Pod, Via::PodRoute, Via::Address];
 
 /// Name of the chain that masquerades clients of an endpoint reached this way; `None` where nobody has to be.
 pub fn masquerade_chain(via: Via) -> Option<&'static str> {
@@ -472,6 +477,11 @@ pub fn masquerade_chain(via: Via) -> Option<&'static str> {
         Via::PodRoute => Some("to_pod_route"),
         Via::Address => Some("to_address"),
     }
+}
+
+/// What stands for the chain in the map of endpoints; 0 where there is no chain.
+pub fn masquerade_number(via: Via) -> u32 {
+    (1..).zip(VIAS).find(|(_, known)| *known == via).map_or(0, |(number, _)| number)
 }
 
 /// Masquerades exactly those clients whom the endpoint would answer on a way that does not lead through this host, where

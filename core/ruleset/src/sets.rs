@@ -218,7 +218,15 @@ impl fmt::Debug for Member {
     }
 }
 
-/// Brings members into the order of their sets, then of keys.
-pub(crate) fn sort(members: &mut [Member]) {
-    members.sort_unstable_by(|one, other| one.set().cmp(&other.set()).then_with(|| one.cmp(other)));
+/// Brings members into the order of their sets, then of keys. Those of one set mostly come in order, as frontends do: a
+/// stable sort of each finds that, where one of all would compare for each of a hundred thousand.
+pub(crate) fn sort(members: &mut Vec<Member>) {
+    let mut by_set: [Vec<Member>; SetKind::ALL.len()] = Default::default();
+    for member in members.drain(..) {
+        by_set[member.set() as usize].push(member);
+    }
+    for mut own in by_set {
+        own.sort();
+        members.append(&mut own);
+    }
 }

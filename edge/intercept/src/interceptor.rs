@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use edgemesh_api::Protocol;
 use edgemesh_mesh::{Frontend, HostFacts};
 use edgemesh_net::netlink::NetlinkError;
 use edgemesh_net::netlink::nft::{Committed, Element, Nft, TableState};
@@ -12,16 +13,16 @@ use edgemesh_ruleset::{Device, Patch, Ruleset, RulesetSettings, Steer, Update, V
 
 use crate::cleanup::{self, CleanupReport};
 use crate::flows::{self, Stale};
-use crate::readback::{Baseline, differences};
+use crate::readback::{Baseline, Depth, differences};
 use crate::{InterceptError, device, facts, routes, table};
 
 /// Somebody who fights us over the table would otherwise fill the log at the pace of the periodic check: one warning a
 /// minute is enough to notice, and each says how many were held back.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Up to so many elements every update is followed by a dump. To dump a set the kernel walks it from its start for every
-/// 32 KiB of answer, so the cost grows with the square; above, an update is trusted when the kernel's count of changes says
-/// that it was the only one since the last dump.
+/// Up to so many elements every change is followed by a dump of all. To dump a set the kernel walks it from its start for
+/// every 32 KiB of answer, so the cost grows with the square; above, the elements of a change are trusted when the kernel's
+/// count of changes says that it was the only one.
 const READ_BACK_ALWAYS: usize = 4096;
 
 /// There when br_netfilter is loaded. Its hook must have been registered before our chain of the same priority
@@ -219,17 +220,20 @@ impl Interceptor {
     }
 
     fn add_routes(&mut self, lo: u32, add: Vec<VipRoute>) -> Result<(usize, Vec<IpAddr>), InterceptError> {
-        let mut added = 0;
-        let mut foreign = Vec::new();
-        for route in add {
-            if routes::add(&mut self.rt, lo, route)? {
-                self.routes.insert(route);
-                added += 1;
-            } else {
-                foreign.push(route.vip);
+        let foreign = match routes::add(&mut self.rt, lo, &add) {
+            Ok(foreign) => foreign,
+            Err(error) => {
+                // Some are there: to the next try they are ours, not somebody else's.
+                self.routes.extend(routes::installed(&mut self.rt)?.iter().map(routes::vip));
+                return Err(error.into());
             }
+        };
+        let added = add.len() - foreign.len();
+        self.routes.extend(add);
+        for route in &foreign {
+            self.routes.remove(route);
         }
-        Ok((added, foreign))
+        Ok((added, foreign.iter().map(|route| route.vip).collect()))
     }
 
     /// Repairs what somebody else changed since the last [`Interceptor::apply`]; returns how the kernel differed. Cheap
@@ -244,7 +248,7 @@ impl Interceptor {
         let generation = self.nft.generation()?;
         let mut differences = match generation == table.generation {
             true => Vec::new(),
-            false => differences(&mut self.nft, &table.ruleset, Some(&table.baseline))?,
+            false => differences(&mut self.nft, &table.ruleset, Some(&table.baseline), Depth::Elements)?,
         };
         if !self.bridge_netfilter && bridge_netfilter() {
             differences.push("br_netfilter was loaded after the rules".to_owned());
@@ -324,9 +328,7 @@ impl Interceptor {
             match self.update(ruleset, &update) {
                 Ok(committed) => {
                     self.forget(|| flows::forget(&stale), stale.is_empty());
-                    // The kernel counts transactions.
-                    let count = u32::try_from(committed.transactions).unwrap_or(u32::MAX);
-                    let generation = known.then(|| before.wrapping_add(count));
+                    let generation = known.then(|| after(before, committed));
                     let rules = !(update.add_picks.is_empty()
                         && update.rewrite.is_empty()
                         && update.delete_picks.is_empty());
@@ -340,14 +342,17 @@ impl Interceptor {
                 }
             }
         }
+        let before = self.nft.generation()?;
         let committed = self.replace(ruleset)?;
+        let generation = Some(after(before, committed));
         let known = |frontend: &Frontend| match ruleset.frontends.get(frontend) {
             Some(Steer::Kernel(spread)) => Some(spread.endpoints.iter().map(|(addr, _)| *addr).collect()),
             Some(Steer::Proxy) => Some(HashSet::new()),
             _ => None,
         };
-        self.forget(|| flows::forget_strays(known), ruleset.frontends.is_empty());
-        Ok(Written { change: Change::Replaced, committed, generation: None, rules: true })
+        let udp = ruleset.frontends.keys().any(|it| it.protocol == Protocol::Udp);
+        self.forget(|| flows::forget_strays(known), !udp);
+        Ok(Written { change: Change::Replaced, committed, generation, rules: true })
     }
 
     /// Forgets connections that the rules no longer make. Without it clients are led astray for some minutes at most, so
@@ -402,16 +407,18 @@ impl Interceptor {
         let mut baseline = self.table.take().map(|table| table.baseline).filter(|_| !written.rules);
         let mut generation = self.nft.generation()?;
         let large = ruleset.frontends.len() + ruleset.backends.len() + ruleset.vips.len() > READ_BACK_ALWAYS;
-        let found = match large && written.generation == Some(generation) {
-            true => Vec::new(),
-            false => differences(&mut self.nft, ruleset, baseline.as_ref())?,
+        let trusted = large && written.generation == Some(generation);
+        let found = match (trusted, written.rules) {
+            (true, false) => Vec::new(),
+            (true, true) => differences(&mut self.nft, ruleset, baseline.as_ref(), Depth::Rules)?,
+            (false, _) => differences(&mut self.nft, ruleset, baseline.as_ref(), Depth::Elements)?,
         };
         if !found.is_empty() {
             self.warn(&found);
             self.replace(ruleset)?;
             generation = self.nft.generation()?;
             baseline = None;
-            let still = differences(&mut self.nft, ruleset, None)?;
+            let still = differences(&mut self.nft, ruleset, None, Depth::Elements)?;
             if !still.is_empty() {
                 return Err(InterceptError::NotAsWritten(still.join("; ")));
             }
@@ -435,6 +442,11 @@ impl Interceptor {
         tracing::warn!(found, held_back, "kernel rules were changed by somebody else; restoring them");
         self.warned = Some(now);
     }
+}
+
+/// nftables' count of changes after ours: the kernel counts transactions.
+fn after(before: u32, committed: Committed) -> u32 {
+    before.wrapping_add(u32::try_from(committed.transactions).unwrap_or(u32::MAX))
 }
 
 fn bridge_netfilter() -> bool {

@@ -13,11 +13,21 @@ const READ_ATTEMPTS: usize = 8;
 /// Rules as the kernel gave them back right after they were written; later dumps must be equal byte by byte.
 pub(crate) type Baseline = Vec<RuleState>;
 
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Chains and rules.
+    Rules,
+    /// The elements of sets and maps as well.
+    Elements,
+}
+
 /// How the table differs from the ruleset; empty when it does not.
 pub(crate) fn differences(
     nft: &mut Nft,
     ruleset: &Ruleset,
     baseline: Option<&Baseline>,
+    depth: Depth,
 ) -> Result<Vec<String>, NetlinkError> {
     if !nft.tables()?.iter().any(|table| table.family == OURS.family && table.name == OURS.name) {
         return Ok(vec![format!("table {} is not there", OURS.name)]);
@@ -29,7 +39,9 @@ pub(crate) fn differences(
         Some(_) => {}
         None => rules(nft, ruleset, &mut found)?,
     }
-    members(nft, ruleset, &mut found)?;
+    if depth == Depth::Elements {
+        members(nft, ruleset, &mut found)?;
+    }
     Ok(found)
 }
 

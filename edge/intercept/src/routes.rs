@@ -20,13 +20,11 @@ pub(crate) fn vip(route: &Route) -> VipRoute {
     VipRoute { vip: route.dst.addr, source }
 }
 
-/// Adds a route; false if somebody else has one to the same address.
-pub(crate) fn add(rt: &mut Handle, lo: u32, route: VipRoute) -> Result<bool, NetlinkError> {
-    match rt.add_route(&kernel(route, lo)) {
-        Ok(()) => Ok(true),
-        Err(error) if error.is_exists() => Ok(false),
-        Err(error) => Err(error),
-    }
+/// Adds routes; returns those to whose address somebody else has one.
+pub(crate) fn add(rt: &mut Handle, lo: u32, add: &[VipRoute]) -> Result<Vec<VipRoute>, NetlinkError> {
+    let routes: Vec<Route> = add.iter().map(|route| kernel(*route, lo)).collect();
+    let exist = rt.add_routes(&routes)?;
+    Ok(exist.into_iter().filter_map(|index| add.get(index).copied()).collect())
 }
 
 /// Deletes a route.

@@ -10,8 +10,8 @@ use edgemesh_net::netlink::nft::{
     Set, SetOptions, Table, Verdict, ct_state, ct_status,
 };
 use edgemesh_ruleset::{
-    Action, Chain, ChainType, Family, Hook, Key, L4, MAX_SESSIONS, Match, Member, Rule, Ruleset, SetKind,
-    Side, TABLE, Update, masquerade_chain,
+    Action, Chain, ChainType, Family, Hook, Key, L4, MAX_SESSIONS, Match, Member, PICKS, Pick, Rule, Ruleset,
+    SetKind, Side, TABLE, Update, VIAS, WAYS, masquerade_chain, masquerade_number,
 };
 
 /// Our table.
@@ -55,7 +55,8 @@ fn declare(set: SetKind, family: Family) -> (Vec<KeyType>, Vec<KeyType>, SetOpti
         SetKind::Live => (with(&end), vec![], plain),
         SetKind::Own => (with(&[address]), vec![], plain),
         SetKind::Allowed => (with(&[address]), vec![], SetOptions { interval: true, ..plain }),
-        SetKind::Services | SetKind::Backends => (with(&[]), vec![], SetOptions { verdicts: true, ..plain }),
+        SetKind::Services => (with(&[]), vec![KeyType::Mark, KeyType::Mark], plain),
+        SetKind::Backends => (with(&[]), vec![KeyType::Mark], plain),
         SetKind::Endpoints => (with(&[KeyType::Mark]), end, plain),
         SetKind::Sessions => {
             // Every session says how long it lasts; the set's own time only makes it one with times.
@@ -66,13 +67,44 @@ fn declare(set: SetKind, family: Family) -> (Vec<KeyType>, Vec<KeyType>, SetOpti
     }
 }
 
+/// Most bytes of a key or value of an element: a frontend and an address. There are a hundred thousand elements in a large
+/// cluster, and a vector that grows is allocated twice.
+const KEY_LEN: usize = 40;
+
+/// A key's parts stand in registers of four bytes each.
+fn frontend(ip: IpAddr, protocol: Protocol, port: u16) -> Vec<u8> {
+    let mut key = Vec::with_capacity(KEY_LEN);
+    put_address(&mut key, ip);
+    key.extend_from_slice(&[protocol_number(protocol), 0, 0, 0]);
+    put_port(&mut key, port);
+    key
+}
+
+fn put_address(key: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => key.extend_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => key.extend_from_slice(&ip.octets()),
+    }
+}
+
+fn put_port(key: &mut Vec<u8>, port: u16) {
+    let [high, low] = port.to_be_bytes();
+    key.extend_from_slice(&[high, low, 0, 0]);
+}
+
 /// The element of a set that a member is.
 pub(crate) fn element(member: &Member) -> Element {
-    let key = |it: &Frontend| {
-        nft::concat(&[&octets(it.ip), &[protocol_number(it.protocol)], &it.port.to_be_bytes()])
+    let key = |it: &Frontend| frontend(it.ip, it.protocol, it.port);
+    let end = |addr: &SocketAddr| {
+        let mut key = Vec::with_capacity(KEY_LEN);
+        put_address(&mut key, addr.ip());
+        put_port(&mut key, addr.port());
+        key
     };
-    let end = |addr: &SocketAddr| nft::concat(&[&octets(addr.ip()), &addr.port().to_be_bytes()]);
-    let joined = |one: Vec<u8>, other: Vec<u8>| Element { key: [one, other].concat(), ..Element::default() };
+    let joined = |mut one: Vec<u8>, other: &[u8]| {
+        one.extend_from_slice(other);
+        Element { key: one, ..Element::default() }
+    };
     match member {
         Member::Proxied(it)
         | Member::Mixed(it)
@@ -81,31 +113,54 @@ pub(crate) fn element(member: &Member) -> Element {
         | Member::Rejected(it)
         | Member::Restricted(it) => Element { key: key(it), ..Element::default() },
         Member::Service(it, pick) => {
-            Element { key: key(it), ..Element::default() }.verdict(Verdict::Goto(pick.chain_name()))
+            Element { key: key(it), ..Element::default() }.value(marks(&pick.number()))
         }
         // numgen leaves its number in the host's byte order.
-        Member::Endpoint(it, slot, addr) => {
-            joined(key(it), u32::from(*slot).to_ne_bytes().to_vec()).value(end(addr))
-        }
-        Member::Live(it, addr) => joined(key(it), end(addr)),
+        Member::Endpoint(it, slot, addr) => joined(key(it), &u32::from(*slot).to_ne_bytes()).value(end(addr)),
+        Member::Live(it, addr) => joined(key(it), &end(addr)),
         Member::Vip(ip) => Element::single(&octets(*ip)),
         Member::Backend(addr, protocol, via) => {
-            Element::concat(&[&octets(addr.ip()), &[protocol_number(*protocol)], &addr.port().to_be_bytes()])
-                .verdict(Verdict::Goto(masquerade_chain(*via).unwrap_or_default().to_owned()))
+            Element { key: frontend(addr.ip(), *protocol, addr.port()), ..Element::default() }
+                .value(marks(&[masquerade_number(*via)]))
         }
-        Member::Hairpin(ip) => joined(octets(*ip), octets(*ip)),
-        Member::Own(it, ip) => joined(key(it), octets(*ip)),
+        Member::Hairpin(ip) => joined(octets(*ip), &octets(*ip)),
+        Member::Own(it, ip) => joined(key(it), &octets(*ip)),
         Member::Allowed(it, range) => Element {
             key_end: Some([key(it), octets(range.broadcast())].concat()),
-            ..joined(key(it), octets(range.network()))
+            ..joined(key(it), &octets(range.network()))
         },
     }
+}
+
+/// Numbers in the order of bytes in which nft lists marks of a set that it has not made itself.
+fn marks(numbers: &[u32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+}
+
+/// The maps from a number to its chain: name, parts of the key, and elements.
+fn verdicts(ruleset: &Ruleset) -> [(&'static str, &'static [KeyType], Vec<Element>); 2] {
+    let ways = VIAS.into_iter().filter_map(|via| Some((masquerade_number(via), masquerade_chain(via)?)));
+    let there = |chain: &str| ruleset.chains.iter().any(|it| it.name == chain);
+    let ways =
+        ways.filter(|(_, chain)| there(chain)).map(|(number, chain)| verdict(&[number], chain.to_owned()));
+    let mut picks: Vec<Element> = ruleset.picks.keys().map(pick).collect();
+    picks.sort();
+    [(PICKS, &[KeyType::Mark, KeyType::Mark], picks), (WAYS, &[KeyType::Mark], ways.collect())]
+}
+
+fn verdict(number: &[u32], chain: String) -> Element {
+    Element { key: marks(number), ..Element::default() }.verdict(Verdict::Goto(chain))
+}
+
+fn pick(pick: &Pick) -> Element {
+    verdict(&pick.number(), pick.chain_name())
 }
 
 /// Every set that is not filled by packets, with the elements it should have, sorted.
 pub(crate) fn contents(ruleset: &Ruleset) -> Vec<(&'static str, Vec<Element>)> {
     let members = ruleset.members();
-    let mut contents = Vec::new();
+    let mut contents: Vec<_> =
+        verdicts(ruleset).into_iter().map(|(name, _, elements)| (name, elements)).collect();
     for &family in ruleset.families {
         for set in SetKind::ALL.into_iter().filter(|set| *set != SetKind::Sessions) {
             let own = members.iter().filter(|it| it.set() == set && it.family() == family);
@@ -128,12 +183,20 @@ pub(crate) fn replace(ruleset: &Ruleset, sessions: &[(&'static str, Vec<Element>
             batch.add_set_with(OURS, Set { name: set.name(family), key: &key, data: &data }, options);
         }
     }
+    let verdicts = verdicts(ruleset);
+    for (name, key, _) in &verdicts {
+        let options = SetOptions { verdicts: true, ..SetOptions::default() };
+        batch.add_set_with(OURS, Set { name, key, data: &[] }, options);
+    }
     let chains: Vec<_> = ruleset.all_chains().collect();
     for chain in &chains {
         batch.add_chain(OURS, nft::Chain { name: &chain.name, base: base(chain) });
     }
     for chain in &chains {
         add_rules(&mut batch, chain);
+    }
+    for (name, _, elements) in verdicts {
+        batch.add_elements(OURS, name, elements);
     }
     for (name, elements) in sessions {
         batch.add_elements(OURS, name, elements.iter().cloned());
@@ -160,6 +223,7 @@ pub(crate) fn update(families: &[Family], update: &Update) -> Batch {
         batch.flush_chain(OURS, &chain.name);
         add_rules(&mut batch, chain);
     }
+    batch.add_elements(OURS, PICKS, update.add_picks.iter().map(pick));
     for run in update.delete.chunk_by(same_set) {
         let Some(first) = run.first() else { continue };
         batch.delete_elements(OURS, first.set().name(first.family()), run.iter().map(element));
@@ -171,6 +235,7 @@ pub(crate) fn update(families: &[Family], update: &Update) -> Batch {
 /// The chains that nothing leads to any more.
 pub(crate) fn delete_picks(update: &Update) -> Batch {
     let mut batch = Batch::new();
+    batch.delete_elements(OURS, PICKS, update.delete_picks.iter().map(pick));
     for pick in &update.delete_picks {
         batch.flush_chain(OURS, &pick.chain_name());
         batch.delete_chain(OURS, &pick.chain_name());
@@ -344,7 +409,11 @@ fn act(out: nft::Rule, family: Family, nft_family: nft::Family, action: Action) 
         port: Some(reg + width(family)),
         flags: 0,
     };
-    let verdict_map = |set: SetKind| Expr::VerdictMap { set: set.name(family).to_owned(), reg: 0 };
+    let by_number = |out, set: SetKind, verdicts: &str| {
+        let number = Expr::Lookup { set: set.name(family).to_owned(), reg: 0, invert: false, value: Some(0) };
+        let out: nft::Rule = load_key(out, family, Key::Frontend(Side::Destination));
+        out.expr(number).expr(Expr::VerdictMap { set: verdicts.to_owned(), reg: 0 })
+    };
     match action {
         Action::Notrack => out.expr(Expr::Notrack),
         Action::Tproxy(listener) => tproxy(out, nft_family, listener),
@@ -352,12 +421,8 @@ fn act(out: nft::Rule, family: Family, nft_family: nft::Family, action: Action) 
         Action::Drop => out.drop(),
         Action::TcpReset => out.expr(Expr::Reject(Reject::TcpReset)),
         Action::PortUnreachable => out.expr(Expr::Reject(Reject::PortUnreachable)),
-        Action::ByFrontend => {
-            load_key(out, family, Key::Frontend(Side::Destination)).expr(verdict_map(SetKind::Services))
-        }
-        Action::ByBackend => {
-            load_key(out, family, Key::Frontend(Side::Destination)).expr(verdict_map(SetKind::Backends))
-        }
+        Action::ByFrontend => by_number(out, SetKind::Services, PICKS),
+        Action::ByBackend => by_number(out, SetKind::Backends, WAYS),
         Action::Claim => out
             .expr(address(family, Side::Destination, 0))
             .expr(port(Side::Destination, width(family)))

@@ -4,17 +4,22 @@
 //! hold only for the machine they were measured on.
 #![expect(clippy::print_stdout, reason = "a command-line tool speaks on standard output")]
 
+mod alone;
 mod api;
 mod bare;
+mod churn;
 mod coldstart;
 mod cpu;
 mod dns;
 mod frame;
 mod inside;
+mod kernel_path;
+mod kernel_path_stage;
 mod l4;
 mod lab;
 mod lightness;
 mod metadata;
+mod scale;
 mod user_path;
 
 use std::process::ExitCode;
@@ -24,7 +29,12 @@ use anyhow::{Result, bail};
 /// Name, what is compared, and the function that measures.
 type Bench = (&'static str, &'static str, fn(&mut frame::Report) -> Result<()>);
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 8] = [
+    (
+        "churn",
+        "100,000 connections while endpoints change 10 times a second; clients while the agent is killed and started",
+        churn::run,
+    ),
     (
         "coldstart",
         "an agent's restart with no API server, no relay and no default route: time to DNS and to a connection",
@@ -34,6 +44,11 @@ const BENCHES: [Bench; 5] = [
         "l4",
         "raw veth, the proxy on one node, the tunnel between two: CPU per GB, per connection, per request",
         l4::run,
+    ),
+    (
+        "kernel-path",
+        "a plain route, our rules in the kernel, our proxy, rules of kube-proxy's shapes; 10, 1,000, 10,000 Services",
+        kernel_path::run,
     ),
     ("lightness", "an idle agent with 20 Services: resident memory and stripped binary", lightness::run),
     (
@@ -46,12 +61,20 @@ const BENCHES: [Bench; 5] = [
         "the agent's proxy and bare proxies: CPU of that process per GB, per connection, per request; memory; overload",
         user_path::run,
     ),
+    (
+        "scale",
+        "10,000 Services with 50,000 endpoints: time and CPU to bring the kernel to them, and to change one endpoint",
+        scale::run,
+    ),
 ];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let [lab::INSIDE, part, psk] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         return ended(inside::run(part, psk.as_ref()).map(|samples| println!("{samples}")));
+    }
+    if let [alone::ALONE, part] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return ended(alone::run(part).map(|samples| println!("{samples}")));
     }
     let json = words.iter().any(|word| word == "--json");
     let name = words.iter().find(|word| !word.starts_with("--")).map_or("list", String::as_str);
@@ -71,7 +94,7 @@ fn ended(result: Result<()>) -> ExitCode {
 fn run(name: &str, json: bool) -> Result<()> {
     if name == "list" {
         for (name, line, _) in BENCHES {
-            println!("{name:<10} {line}");
+            println!("{name:<11} {line}");
         }
         return Ok(());
     }

@@ -419,7 +419,7 @@ fn the_bridge_that_go_edgemesh_left_is_taken_over() {
     assert!(agent.terminate().success());
     // A node's agent leaves its rules to its successor; cleanup knows the device for ours.
     lab.exec("n1", &["ip", "link", "show", "dev", "edgemesh0"]);
-    lab.exec("n1", &[&edgemesh_e2e::program("edgemesh").display().to_string(), "cleanup"]);
+    lab.exec("n1", &[&program("edgemesh").display().to_string(), "cleanup"]);
     let left = lab.output("n1", &["ip", "link", "show", "dev", "edgemesh0"]);
     assert!(!left.status.success(), "{left:?}");
 }

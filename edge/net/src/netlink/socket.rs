@@ -226,6 +226,35 @@ impl NetlinkSocket {
         }
     }
 
+    /// Sends messages of which each stands for itself, and collects the answers of those that were refused. Only the last,
+    /// `last`, asks for an acknowledgement, which the kernel sends after it has looked at all.
+    pub(crate) fn each(
+        &mut self,
+        what: &dyn Fn() -> String,
+        messages: &[u8],
+        first: u32,
+        last: u32,
+    ) -> Result<Vec<Answer>, NetlinkError> {
+        self.socket.send(messages).map_err(NetlinkError::Socket)?;
+        let mut refused = Vec::new();
+        loop {
+            let len = self.receive(what)?;
+            for message in Messages(&self.buffer[..len]) {
+                let Some(answer) = answer(message) else { continue };
+                if answer.seq.wrapping_sub(first) > last.wrapping_sub(first) {
+                    continue;
+                }
+                let done = answer.seq == last;
+                if answer.errno != 0 {
+                    refused.push(answer);
+                }
+                if done {
+                    return Ok(refused);
+                }
+            }
+        }
+    }
+
     fn receive(&mut self, what: &dyn Fn() -> String) -> Result<usize, NetlinkError> {
         loop {
             match (&self.socket).read(&mut self.buffer) {
@@ -241,7 +270,7 @@ impl NetlinkSocket {
 }
 
 impl Answer {
-    fn into_result(self, what: &dyn Fn() -> String) -> Result<(), NetlinkError> {
+    pub(crate) fn into_result(self, what: &dyn Fn() -> String) -> Result<(), NetlinkError> {
         if self.errno == 0 {
             return Ok(());
         }

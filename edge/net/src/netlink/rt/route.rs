@@ -23,6 +23,12 @@ const NEXT_HOP_LEN: usize = 8;
 /// Address family before the address in `struct rtvia`.
 const VIA_FAMILY_LEN: usize = 2;
 
+/// Should each be refused, the answers (a header, an error and a line of text, for which the kernel accounts about 800
+/// bytes) fit into a socket's usual receive buffer of 208 KiB.
+const ROUTES_PER_CALL: usize = 200;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+
 /// The table for addresses of the host itself.
 pub const TABLE_LOCAL: u32 = 255;
 /// The table `ip route` shows.
@@ -174,6 +180,39 @@ impl Handle {
         self.change_route("add", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, route)
     }
 
+    /// Adds routes as [`Handle::add_route`] does, in few calls; returns those to whose destination there is one already.
+    /// At any other error those before it, and some after it, are there.
+    pub fn add_routes(&mut self, routes: &[Route]) -> Result<Vec<usize>, NetlinkError> {
+        let mut exist = Vec::new();
+        for (chunk, start) in routes.chunks(ROUTES_PER_CALL).zip((0..).step_by(ROUTES_PER_CALL)) {
+            let mut messages = MessageBuf::default();
+            let mut first = None;
+            let mut last = 0;
+            for (index, route) in chunk.iter().enumerate() {
+                last = self.socket.next_seq();
+                first.get_or_insert(last);
+                let ack = if index + 1 == chunk.len() { NLM_F_ACK } else { 0 };
+                let flags = NLM_F_REQUEST | ack | NLM_F_CREATE | NLM_F_EXCL;
+                messages.message(RTM_NEWROUTE, flags, last, &header(route), |message| {
+                    write_route(message, route)
+                });
+            }
+            let first = first.unwrap_or(last);
+            for answer in self.socket.each(&|| "add routes".to_owned(), messages.as_slice(), first, last)? {
+                let index = answer.seq.wrapping_sub(first) as usize;
+                let what = || match chunk.get(index) {
+                    Some(route) => format!("add route {} in table {}", route.dst, route.table),
+                    None => "add routes".to_owned(),
+                };
+                match answer.into_result(&what) {
+                    Err(error) if error.is_exists() => exist.push(start + index),
+                    result => result?,
+                }
+            }
+        }
+        Ok(exist)
+    }
+
     /// Adds a route, or replaces the one to the same destination with the same metric.
     pub fn replace_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         self.change_route("replace", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, route)
@@ -217,39 +256,45 @@ impl Handle {
     }
 
     fn change_route(&mut self, verb: &str, kind: u16, flags: u16, route: &Route) -> Result<(), NetlinkError> {
-        let mut header = [0; RTMSG_LEN];
-        header[0] = family(route.dst.addr);
-        header[1] = route.dst.len;
-        header[4] = u8::try_from(route.table).unwrap_or(0);
-        header[5] = route.proto;
-        header[6] = route.scope.code();
-        header[7] = route.kind.code();
         let what = || format!("{verb} route {} in table {}", route.dst, route.table);
-        self.socket.request(&what, kind, flags, &header, |message| {
-            message.attr_u32(RTA_TABLE, route.table);
-            if route.dst.len > 0 {
-                message.attr(RTA_DST, &octets(route.dst.addr));
+        self.socket.request(&what, kind, flags, &header(route), |message| write_route(message, route))
+    }
+}
+
+fn header(route: &Route) -> [u8; RTMSG_LEN] {
+    let mut header = [0; RTMSG_LEN];
+    header[0] = family(route.dst.addr);
+    header[1] = route.dst.len;
+    header[4] = u8::try_from(route.table).unwrap_or(0);
+    header[5] = route.proto;
+    header[6] = route.scope.code();
+    header[7] = route.kind.code();
+    header
+}
+
+fn write_route(message: &mut MessageBuf, route: &Route) {
+    message.attr_u32(RTA_TABLE, route.table);
+    if route.dst.len > 0 {
+        message.attr(RTA_DST, &octets(route.dst.addr));
+    }
+    if let Some(gateway) = route.gateway {
+        write_gateway(message, route.dst, gateway);
+    }
+    if !route.next_hops.is_empty() {
+        message.nest(RTA_MULTIPATH, |message| {
+            for hop in &route.next_hops {
+                write_next_hop(message, route.dst, *hop);
             }
-            if let Some(gateway) = route.gateway {
-                write_gateway(message, route.dst, gateway);
-            }
-            if !route.next_hops.is_empty() {
-                message.nest(RTA_MULTIPATH, |message| {
-                    for hop in &route.next_hops {
-                        write_next_hop(message, route.dst, *hop);
-                    }
-                });
-            }
-            if let Some(oif) = route.oif {
-                message.attr_u32(RTA_OIF, oif);
-            }
-            if let Some(prefsrc) = route.prefsrc {
-                message.attr(RTA_PREFSRC, &octets(prefsrc));
-            }
-            if let Some(metric) = route.metric {
-                message.attr_u32(RTA_PRIORITY, metric);
-            }
-        })
+        });
+    }
+    if let Some(oif) = route.oif {
+        message.attr_u32(RTA_OIF, oif);
+    }
+    if let Some(prefsrc) = route.prefsrc {
+        message.attr(RTA_PREFSRC, &octets(prefsrc));
+    }
+    if let Some(metric) = route.metric {
+        message.attr_u32(RTA_PRIORITY, metric);
     }
 }
 
