@@ -14,6 +14,8 @@ use ipnet::IpNet;
 /// `net.bridge.bridge-nf-call-*`: whether bridged packets pass netfilter; absent without br_netfilter.
 const BRIDGED: [&str; 2] =
     ["/proc/sys/net/bridge/bridge-nf-call-iptables", "/proc/sys/net/bridge/bridge-nf-call-ip6tables"];
+/// `NF_IP_PRI_NAT_DST`, at which the kernel translates destinations.
+const DESTINATION_NAT: i32 = -100;
 const FORWARD_V4: &str = "/proc/sys/net/ipv4/ip_forward";
 const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
@@ -63,10 +65,11 @@ fn legacy_drops_forwarded() -> bool {
     })
 }
 
-/// kube-proxy's chain that refuses what goes to a Service's address after all translation, by its names
-/// (kubernetes `pkg/proxy/nftables`).
+/// kube-proxy's chain that refuses what still goes to a Service's address after destination NAT. The table's name has
+/// been the same since mode `nftables` came (Kubernetes 1.29), the chain's has not.
 fn refuses_untranslated(chain: &nft::BaseChain) -> bool {
-    of_ip(chain) && chain.table == "kube-proxy" && chain.name == "filter-output-post-dnat"
+    let filters_output = chain.kind == "filter" && chain.hook == nft::Hook::Output.code();
+    of_ip(chain) && chain.table == "kube-proxy" && filters_output && chain.priority > DESTINATION_NAT
 }
 
 fn of_ip(chain: &nft::BaseChain) -> bool {

@@ -21,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::settings::AgentSettings;
 
-/// Somebody may flush the whole ruleset (firewall reloads do); this is how long it goes unnoticed. Go EdgeMesh and
+/// Somebody may change the device, a route or a part of the table; this is how long it goes unnoticed. Go EdgeMesh and
 /// kube-proxy look every 30 s too.
 const VERIFY_EVERY: Duration = Duration::from_secs(30);
 
 /// Docker or a firewall that starts drops Pods' connections that the kernel carries until this look notices; a container
-/// engine takes a second to start anyway. The look costs one question to the kernel.
+/// engine takes a second to start anyway. A flush of the whole ruleset (firewall reloads do that) lasts as long. It costs one question to the kernel.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// After a failed transaction; the reason is often another program that holds the ruleset for a moment.

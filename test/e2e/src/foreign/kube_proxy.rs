@@ -107,7 +107,6 @@ pub(super) fn nftables(world: &World, family: usize) -> String {
         }
         chains += &format!(
             "\tchain service-{number} {{
-		{ip} daddr {address} {protocol} dport {port} {ip} saddr != {pods} jump mark-for-masquerade
 		numgen random mod {} vmap {{ {} }}
 	}}\n",
             endpoints.len(),
@@ -128,6 +127,9 @@ table {table} kube-proxy {{
 		type {address_type}
 		elements = {{ {addresses} }}
 	}}
+	map firewall-ips {{
+		{key}
+	}}
 	map no-endpoint-services {{
 		{key}
 		{unserved}
@@ -136,21 +138,26 @@ table {table} kube-proxy {{
 		{key}
 		{served}
 	}}
+	chain filter-prerouting-pre-dnat {{
+		type filter hook prerouting priority -110; policy accept;
+		ct state new jump firewall-check
+	}}
+	chain filter-output-pre-dnat {{
+		type filter hook output priority -110; policy accept;
+		ct state new jump firewall-check
+	}}
 	chain filter-input {{
-		type filter hook input priority -110; policy accept;
+		type filter hook input priority filter; policy accept;
 		ct state new jump service-endpoints-check
 	}}
 	chain filter-forward {{
-		type filter hook forward priority -110; policy accept;
+		type filter hook forward priority filter; policy accept;
 		ct state new jump service-endpoints-check
 		ct state new jump cluster-ips-check
 	}}
 	chain filter-output {{
-		type filter hook output priority -110; policy accept;
+		type filter hook output priority filter; policy accept;
 		ct state new jump service-endpoints-check
-	}}
-	chain filter-output-post-dnat {{
-		type filter hook output priority -90; policy accept;
 		ct state new jump cluster-ips-check
 	}}
 	chain nat-prerouting {{
@@ -169,6 +176,9 @@ table {table} kube-proxy {{
 		{ip} daddr @cluster-ips reject
 		{ip} daddr {range} drop
 	}}
+	chain firewall-check {{
+		{ip} daddr . meta l4proto . th dport vmap @firewall-ips
+	}}
 	chain service-endpoints-check {{
 		{ip} daddr . meta l4proto . th dport vmap @no-endpoint-services
 	}}
@@ -184,6 +194,7 @@ table {table} kube-proxy {{
 		masquerade fully-random
 	}}
 {chains}	chain services {{
+		{ip} daddr @cluster-ips {ip} saddr != {pods} jump mark-for-masquerade
 		{ip} daddr . meta l4proto . th dport vmap @service-ips
 	}}
 }}
