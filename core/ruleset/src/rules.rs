@@ -267,14 +267,14 @@ pub(crate) fn chains(
     let port = settings.port;
     let mut chains = vec![
         filter("prerouting_bridged", Hook::Prerouting, PRIORITY_FIRST, bridged(port, families)),
-        filter("prerouting_raw", Hook::Prerouting, PRIORITY_RAW, untracked(families)),
-        filter("output_raw", Hook::Output, PRIORITY_RAW, untracked(families)),
+        filter("prerouting_raw", Hook::Prerouting, PRIORITY_RAW, untracked(families, &[Match::FromLoopback])),
+        filter("output_raw", Hook::Output, PRIORITY_RAW, untracked(families, &[])),
         filter("prerouting", Hook::Prerouting, PRIORITY_MANGLE, kept_off(host, families)),
         filter(
             "prerouting_listener",
             Hook::Prerouting,
             PRIORITY_LISTENER,
-            to_the_listener(port, families, settings.kernel_path),
+            to_the_listener(port, families, settings.kernel_path, population),
         ),
         filter("input", Hook::Input, PRIORITY_FILTER, refused(families, population)),
     ];
@@ -312,19 +312,20 @@ fn base(name: &str, kind: ChainType, hook: Hook, priority: i32, rules: Vec<Rule>
 
 const TO_FRONTEND: Key = Key::Frontend(Side::Destination);
 
-fn untracked(families: &[Family]) -> Vec<Rule> {
-    let rule = |family, side, comment| Rule {
-        family,
-        matches: vec![Match::In(SetKind::Proxied, Key::Frontend(side))],
-        action: Action::Notrack,
-        comment,
+/// Answers from a frontend leave by `output`, and enter again only where the client is on this host: `answers` tells those
+/// apart, so that packets of others are not looked up twice.
+fn untracked(families: &[Family], answers: &[Match]) -> Vec<Rule> {
+    let rule = |family, before: &[Match], side, comment| {
+        let found = Match::In(SetKind::Proxied, Key::Frontend(side));
+        let matches = before.iter().copied().chain([found]).collect();
+        Rule { family, matches, action: Action::Notrack, comment }
     };
     families
         .iter()
         .flat_map(|&family| {
             [
-                rule(family, Side::Destination, "no tracking to frontends"),
-                rule(family, Side::Source, "no tracking from frontends"),
+                rule(family, &[], Side::Destination, "no tracking to frontends"),
+                rule(family, answers, Side::Source, "no tracking from frontends"),
             ]
         })
         .collect()
@@ -385,14 +386,19 @@ fn kept_off(host: &HostFacts, families: &[Family]) -> Vec<Rule> {
     rules
 }
 
-/// What goes to the listener as a whole, and what the chains for destination NAT left to it.
-fn to_the_listener(port: u16, families: &[Family], kernel_path: bool) -> Vec<Rule> {
+/// What the chains for destination NAT left to the listener, and what goes to it as a whole.
+fn to_the_listener(port: u16, families: &[Family], kernel_path: bool, population: &Population) -> Vec<Rule> {
     let mut rules = Vec::new();
     for &family in families {
-        listened(&mut rules, family, SetKind::Proxied, port);
         if kernel_path {
             listened(&mut rules, family, SetKind::Mixed, port);
         }
+        if population.has(SetKind::Proxied, family) {
+            // No packet of what goes there as a whole is tracked; this is cheaper than to look each one up.
+            let (matches, comment) = (vec![Match::Tracked], "not to the listener");
+            rules.push(Rule { family, matches, action: Action::Accept, comment });
+        }
+        listened(&mut rules, family, SetKind::Proxied, port);
     }
     rules
 }
