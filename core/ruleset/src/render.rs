@@ -39,14 +39,9 @@ fn write_nft(out: &mut String, ruleset: &Ruleset) -> fmt::Result {
             write_set(out, set, family, own)?;
         }
     }
-    write_verdicts(
-        out,
-        PICKS,
-        "mark . mark",
-        ruleset.picks.keys().map(|it| (marks(&it.number()), it.chain_name())),
-    )?;
-    let ways = VIAS
-        .map(|via| (marks(&[masquerade_number(via)]), masquerade_chain(via).unwrap_or_default().to_owned()));
+    write_verdicts(out, PICKS, "mark", ruleset.picks.keys().map(|it| (mark(it.number()), it.chain_name())))?;
+    let ways =
+        VIAS.map(|via| (mark(masquerade_number(via)), masquerade_chain(via).unwrap_or_default().to_owned()));
     let ways = ways.into_iter().filter(|(_, chain)| ruleset.chains.iter().any(|it| it.name == *chain));
     write_verdicts(out, WAYS, "mark", ways)?;
     for chain in ruleset.all_chains() {
@@ -78,17 +73,20 @@ fn set_type(set: SetKind, family: Family) -> String {
         }
         SetKind::Vips => format!("set {}|type {address}", set.name(family)),
         SetKind::Hairpins => format!("set {}|type {address} . {address}", set.name(family)),
-        SetKind::Live => format!("set {}|type {frontend} . {address} . inet_service", set.name(family)),
+        SetKind::Live => {
+            format!("map {}|type {frontend} . mark : {address} . inet_service", set.name(family))
+        }
+        SetKind::Numbers => format!("map {}|type {frontend} . mark : mark", set.name(family)),
         SetKind::Own => format!("set {}|type {frontend} . {address}", set.name(family)),
         SetKind::Allowed => format!("set {}|type {frontend} . {address}|flags interval", set.name(family)),
-        SetKind::Services => format!("map {}|type {frontend} : mark . mark", set.name(family)),
+        SetKind::Services => format!("map {}|type {frontend} : mark", set.name(family)),
         SetKind::Backends => format!("map {}|type {frontend} : mark", set.name(family)),
         SetKind::Endpoints => format!(
             "map {}|typeof {ip} daddr . meta l4proto . th dport . numgen random mod 65536 : {ip} daddr . th dport",
             set.name(family)
         ),
         SetKind::Sessions => format!(
-            "map {}|typeof {ip} saddr . {ip} daddr . meta l4proto . th dport : {ip} daddr . th dport|size {}|flags dynamic,timeout",
+            "map {}|typeof {ip} saddr . {ip} daddr . meta l4proto . th dport : meta mark|size {}|flags dynamic,timeout",
             set.name(family),
             crate::MAX_SESSIONS
         ),
@@ -131,10 +129,9 @@ fn write_elements(out: &mut String, head: &str, elements: impl Iterator<Item = S
     writeln!(out, "\t}}\n")
 }
 
-/// Numbers as nft prints marks.
-fn marks(numbers: &[u32]) -> String {
-    let marks: Vec<String> = numbers.iter().map(|number| format!("{number:#010x}")).collect();
-    marks.join(" . ")
+/// A number as nft prints marks.
+fn mark(number: u32) -> String {
+    format!("{number:#010x}")
 }
 
 fn protocol_name(protocol: Protocol) -> &'static str {
@@ -155,16 +152,19 @@ fn element(member: &Member) -> String {
         | Member::Inside(it)
         | Member::Rejected(it)
         | Member::Restricted(it) => key(it),
-        Member::Service(it, pick) => format!("{} : {}", key(it), marks(&pick.number())),
+        Member::Service(it, pick) => format!("{} : {}", key(it), mark(pick.number())),
         Member::Endpoint(it, slot, addr) => format!("{} . {slot} : {}", key(it), end(addr)),
-        Member::Live(it, addr) => format!("{} . {}", key(it), end(addr)),
+        Member::Live(it, number, addr) => format!("{} . {} : {}", key(it), mark(*number), end(addr)),
+        Member::Number(it, slot, number) => {
+            format!("{} . {} : {}", key(it), mark((*slot).into()), mark(*number))
+        }
         Member::Vip(ip) => ip.to_string(),
         Member::Backend(addr, protocol, via) => format!(
             "{} . {} . {} : {}",
             addr.ip(),
             protocol_name(*protocol),
             addr.port(),
-            marks(&[masquerade_number(*via)])
+            mark(masquerade_number(*via))
         ),
         Member::Hairpin(ip) => format!("{ip} . {ip}"),
         Member::Own(it, ip) => format!("{} . {ip}", key(it)),

@@ -188,6 +188,9 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+/// The longest session in seconds: a day is the most that the Kubernetes API takes (`timeoutSeconds`).
+pub const MAX_AFFINITY: u32 = 86_400;
+
 /// A chain that picks an endpoint. All frontends with as many endpoints share one, so there are as many chains as there
 /// are sizes, and the cost of a connection does not depend on the number of Services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -214,8 +217,14 @@ impl Pick {
     }
 
     /// What stands for the chain in the map of Services, so that none of its many elements is a verdict.
-    pub fn number(&self) -> [u32; 2] {
-        [u32::from(self.slots) << 8 | u32::from(self.proxied), self.affinity]
+    /// Frontends with sessions are never shared, so that 10 bits for the slots, 17 for a day of seconds and
+    /// one to tell the two are enough.
+    pub fn number(&self) -> u32 {
+        let slots = u32::from(self.slots.saturating_sub(1));
+        match self.affinity {
+            0 => slots << 8 | u32::from(self.proxied),
+            seconds => 1 << 27 | slots << 17 | seconds.min(MAX_AFFINITY),
+        }
     }
 
     /// The chain, for packets of these families.

@@ -16,9 +16,11 @@ use crate::{Family, Pick};
 pub enum SetKind {
     /// Frontend and slot, to the endpoint of the slot.
     Endpoints,
-    /// Frontends with session affinity, with each endpoint a session may lead to.
+    /// Frontend with session affinity and number of an endpoint, to the endpoint: those that a session may lead to.
     Live,
-    /// Client and frontend, to the endpoint of its session. Filled by packets.
+    /// Frontend with session affinity and slot, to the number of the slot's endpoint.
+    Numbers,
+    /// Client and frontend, to the number of its session's endpoint. Filled by packets.
     Sessions,
     /// Endpoints the kernel translates to, to the chain that says whether their clients are masqueraded.
     Backends,
@@ -48,9 +50,10 @@ pub enum SetKind {
 
 impl SetKind {
     /// Every kind, in order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Endpoints,
         Self::Live,
+        Self::Numbers,
         Self::Sessions,
         Self::Backends,
         Self::Hairpins,
@@ -79,6 +82,8 @@ impl SetKind {
             (Self::Endpoints, Family::V6) => "endpoints6",
             (Self::Live, Family::V4) => "live4",
             (Self::Live, Family::V6) => "live6",
+            (Self::Numbers, Family::V4) => "numbers4",
+            (Self::Numbers, Family::V6) => "numbers6",
             (Self::Sessions, Family::V4) => "sessions4",
             (Self::Sessions, Family::V6) => "sessions6",
             (Self::Vips, Family::V4) => "vips4",
@@ -144,7 +149,9 @@ pub enum Member {
     Service(Frontend, Pick),
     /// The slot counts from 0.
     Endpoint(Frontend, u16, SocketAddr),
-    Live(Frontend, SocketAddr),
+    Live(Frontend, u32, SocketAddr),
+    /// The slot counts from 0.
+    Number(Frontend, u16, u32),
     Vip(IpAddr),
     Backend(SocketAddr, Protocol, Via),
     Hairpin(IpAddr),
@@ -165,6 +172,7 @@ impl Member {
             Self::Service(..) => SetKind::Services,
             Self::Endpoint(..) => SetKind::Endpoints,
             Self::Live(..) => SetKind::Live,
+            Self::Number(..) => SetKind::Numbers,
             Self::Vip(_) => SetKind::Vips,
             Self::Backend(..) => SetKind::Backends,
             Self::Hairpin(_) => SetKind::Hairpins,
@@ -184,7 +192,8 @@ impl Member {
             | Self::Mixed(frontend)
             | Self::Service(frontend, _)
             | Self::Endpoint(frontend, ..)
-            | Self::Live(frontend, _)
+            | Self::Live(frontend, ..)
+            | Self::Number(frontend, ..)
             | Self::Dropped(frontend)
             | Self::Inside(frontend)
             | Self::Own(frontend, _)
@@ -204,7 +213,8 @@ impl fmt::Debug for Member {
             Self::Mixed(frontend) => write!(f, "Mixed({frontend})"),
             Self::Service(frontend, pick) => write!(f, "Service({frontend}, {})", pick.chain_name()),
             Self::Endpoint(frontend, slot, addr) => write!(f, "Endpoint({frontend}, {slot}, {addr})"),
-            Self::Live(frontend, addr) => write!(f, "Live({frontend}, {addr})"),
+            Self::Live(frontend, _, addr) => write!(f, "Live({frontend}, {addr})"),
+            Self::Number(frontend, slot, _) => write!(f, "Number({frontend}, {slot})"),
             Self::Vip(ip) => write!(f, "Vip({ip})"),
             Self::Backend(addr, protocol, via) => write!(f, "Backend({addr}, {protocol:?}, {via:?})"),
             Self::Hairpin(ip) => write!(f, "Hairpin({ip})"),

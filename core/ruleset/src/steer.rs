@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use edgemesh_api::Protocol;
 use edgemesh_mesh::{Backend, Frontend, FrontendEntry, MeshSnapshot, PathSnapshot, Policy};
 use edgemesh_route::{Origin, Via, candidates, candidates_from, reach};
 
+use crate::rules::MAX_AFFINITY;
 use crate::{Family, Member, Pick, RulesetSettings};
 
 /// What becomes of new connections to a frontend.
@@ -50,7 +52,9 @@ impl Spread {
         Pick {
             slots: u16::try_from(self.endpoints.len()).unwrap_or(u16::MAX),
             proxied: self.proxied,
-            affinity: self.affinity.map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)),
+            affinity: self.affinity.map_or(0, |timeout| {
+                u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).clamp(1, MAX_AFFINITY)
+            }),
         }
     }
 }
@@ -90,6 +94,8 @@ pub(crate) fn steer(
     let proxied = found.backends.len() - endpoints.len();
     match (endpoints.is_empty(), proxied) {
         (true, _) => proxy,
+        // Sessions could not tell them apart.
+        _ if service.affinity.is_some() && !numbers_differ(&endpoints) => proxy,
         // Where the kernel and the listener share, neither knows the other's sessions.
         (false, 1..) if service.affinity.is_some() => proxy,
         // The listener's share would be refused.
@@ -104,6 +110,21 @@ pub(crate) fn steer(
             Steer::Kernel(Spread { endpoints, proxied, affinity, inside, own: own.into(), caught })
         }
     }
+}
+
+/// What stands for an endpoint in sessions, whatever its slot is: a hash (FNV-1a), the same in every process.
+fn number(addr: &SocketAddr) -> u32 {
+    let address: &[u8] = match addr.ip() {
+        IpAddr::V4(ip) => &ip.octets(),
+        IpAddr::V6(ip) => &ip.octets(),
+    };
+    let octets = address.iter().copied().chain(addr.port().to_be_bytes());
+    octets.fold(0x811c_9dc5_u32, |hash, octet| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193))
+}
+
+fn numbers_differ(endpoints: &[(SocketAddr, Via)]) -> bool {
+    let numbers: BTreeSet<u32> = endpoints.iter().map(|(addr, _)| number(addr)).collect();
+    numbers.len() == endpoints.len()
 }
 
 /// Addresses of Pods behind a bridge whose packets pass netfilter while it forwards them: translated there, a packet goes on
@@ -188,7 +209,9 @@ impl Steer {
                 for (slot, (addr, _)) in (0..).zip(spread.endpoints.iter()) {
                     members.push(Member::Endpoint(frontend, slot, *addr));
                     if spread.affinity.is_some() {
-                        members.push(Member::Live(frontend, *addr));
+                        let number = number(addr);
+                        members.push(Member::Live(frontend, number, *addr));
+                        members.push(Member::Number(frontend, slot, number));
                     }
                 }
                 members

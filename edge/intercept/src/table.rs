@@ -52,17 +52,18 @@ fn declare(set: SetKind, family: Family) -> (Vec<KeyType>, Vec<KeyType>, SetOpti
         | SetKind::Restricted => (with(&[]), vec![], plain),
         SetKind::Vips => (vec![address], vec![], plain),
         SetKind::Hairpins => (vec![address, address], vec![], plain),
-        SetKind::Live => (with(&end), vec![], plain),
+        SetKind::Live => (with(&[KeyType::Mark]), end, plain),
+        SetKind::Numbers => (with(&[KeyType::Mark]), vec![KeyType::Mark], plain),
         SetKind::Own => (with(&[address]), vec![], plain),
         SetKind::Allowed => (with(&[address]), vec![], SetOptions { interval: true, ..plain }),
-        SetKind::Services => (with(&[]), vec![KeyType::Mark, KeyType::Mark], plain),
+        SetKind::Services => (with(&[]), vec![KeyType::Mark], plain),
         SetKind::Backends => (with(&[]), vec![KeyType::Mark], plain),
         SetKind::Endpoints => (with(&[KeyType::Mark]), end, plain),
         SetKind::Sessions => {
             // Every session says how long it lasts; the set's own time only makes it one with times.
             let timeout = Some(Duration::from_secs(10_800));
             let learned = Some(Learned { size: MAX_SESSIONS, timeout });
-            ([&[address], &frontend[..]].concat(), end, SetOptions { learned, ..plain })
+            ([&[address], &frontend[..]].concat(), vec![KeyType::Mark], SetOptions { learned, ..plain })
         }
     }
 }
@@ -113,15 +114,18 @@ pub(crate) fn element(member: &Member) -> Element {
         | Member::Rejected(it)
         | Member::Restricted(it) => Element { key: key(it), ..Element::default() },
         Member::Service(it, pick) => {
-            Element { key: key(it), ..Element::default() }.value(marks(&pick.number()))
+            Element { key: key(it), ..Element::default() }.value(mark(pick.number()))
         }
         // numgen leaves its number in the host's byte order.
         Member::Endpoint(it, slot, addr) => joined(key(it), &u32::from(*slot).to_ne_bytes()).value(end(addr)),
-        Member::Live(it, addr) => joined(key(it), &end(addr)),
+        Member::Live(it, number, addr) => joined(key(it), &mark(*number)).value(end(addr)),
+        Member::Number(it, slot, number) => {
+            joined(key(it), &u32::from(*slot).to_ne_bytes()).value(mark(*number))
+        }
         Member::Vip(ip) => Element::single(&octets(*ip)),
         Member::Backend(addr, protocol, via) => {
             Element { key: frontend(addr.ip(), *protocol, addr.port()), ..Element::default() }
-                .value(marks(&[masquerade_number(*via)]))
+                .value(mark(masquerade_number(*via)))
         }
         Member::Hairpin(ip) => joined(octets(*ip), &octets(*ip)),
         Member::Own(it, ip) => joined(key(it), &octets(*ip)),
@@ -132,35 +136,34 @@ pub(crate) fn element(member: &Member) -> Element {
     }
 }
 
-/// Numbers in the order of bytes in which nft lists marks of a set that it has not made itself.
-fn marks(numbers: &[u32]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+/// A number in a map; the priority of a packet has the host's byte order.
+fn mark(number: u32) -> Vec<u8> {
+    number.to_ne_bytes().to_vec()
 }
 
-/// The maps from a number to its chain: name, parts of the key, and elements.
-fn verdicts(ruleset: &Ruleset) -> [(&'static str, &'static [KeyType], Vec<Element>); 2] {
+/// The maps from a number to its chain: name and elements.
+fn verdicts(ruleset: &Ruleset) -> [(&'static str, Vec<Element>); 2] {
     let ways = VIAS.into_iter().filter_map(|via| Some((masquerade_number(via), masquerade_chain(via)?)));
     let there = |chain: &str| ruleset.chains.iter().any(|it| it.name == chain);
     let ways =
-        ways.filter(|(_, chain)| there(chain)).map(|(number, chain)| verdict(&[number], chain.to_owned()));
+        ways.filter(|(_, chain)| there(chain)).map(|(number, chain)| verdict(number, chain.to_owned()));
     let mut picks: Vec<Element> = ruleset.picks.keys().map(pick).collect();
     picks.sort();
-    [(PICKS, &[KeyType::Mark, KeyType::Mark], picks), (WAYS, &[KeyType::Mark], ways.collect())]
+    [(PICKS, picks), (WAYS, ways.collect())]
 }
 
-fn verdict(number: &[u32], chain: String) -> Element {
-    Element { key: marks(number), ..Element::default() }.verdict(Verdict::Goto(chain))
+fn verdict(number: u32, chain: String) -> Element {
+    Element { key: mark(number), ..Element::default() }.verdict(Verdict::Goto(chain))
 }
 
 fn pick(pick: &Pick) -> Element {
-    verdict(&pick.number(), pick.chain_name())
+    verdict(pick.number(), pick.chain_name())
 }
 
 /// Every set that is not filled by packets, with the elements it should have, sorted.
 pub(crate) fn contents(ruleset: &Ruleset) -> Vec<(&'static str, Vec<Element>)> {
     let members = ruleset.members();
-    let mut contents: Vec<_> =
-        verdicts(ruleset).into_iter().map(|(name, _, elements)| (name, elements)).collect();
+    let mut contents: Vec<_> = verdicts(ruleset).into_iter().collect();
     for &family in ruleset.families {
         for set in SetKind::ALL.into_iter().filter(|set| *set != SetKind::Sessions) {
             let own = members.iter().filter(|it| it.set() == set && it.family() == family);
@@ -184,9 +187,9 @@ pub(crate) fn replace(ruleset: &Ruleset, sessions: &[(&'static str, Vec<Element>
         }
     }
     let verdicts = verdicts(ruleset);
-    for (name, key, _) in &verdicts {
+    for (name, _) in &verdicts {
         let options = SetOptions { verdicts: true, ..SetOptions::default() };
-        batch.add_set_with(OURS, Set { name, key, data: &[] }, options);
+        batch.add_set_with(OURS, Set { name, key: &[KeyType::Mark], data: &[] }, options);
     }
     let chains: Vec<_> = ruleset.all_chains().collect();
     for chain in &chains {
@@ -195,7 +198,7 @@ pub(crate) fn replace(ruleset: &Ruleset, sessions: &[(&'static str, Vec<Element>
     for chain in &chains {
         add_rules(&mut batch, chain);
     }
-    for (name, _, elements) in verdicts {
+    for (name, elements) in verdicts {
         batch.add_elements(OURS, name, elements);
     }
     for (name, elements) in sessions {
@@ -412,7 +415,7 @@ fn act(out: nft::Rule, family: Family, nft_family: nft::Family, action: Action) 
     let by_number = |out, set: SetKind, verdicts: &str| {
         let number = Expr::Lookup { set: set.name(family).to_owned(), reg: 0, invert: false, value: Some(0) };
         let out: nft::Rule = load_key(out, family, Key::Frontend(Side::Destination));
-        out.expr(number).expr(Expr::VerdictMap { set: verdicts.to_owned(), reg: 0 })
+        passed(out.expr(number), 0).expr(Expr::VerdictMap { set: verdicts.to_owned(), reg: 0 })
     };
     match action {
         Action::Notrack => out.expr(Expr::Notrack),
@@ -447,40 +450,48 @@ fn draw(out: nft::Rule, family: Family, slots: u16, slot: u32) -> nft::Rule {
     })
 }
 
-/// Sessions: the client's address, the frontend and the endpoint lie in registers one after the other, so that client and
-/// frontend are the key of the session, and frontend and endpoint tell whether the endpoint still is one.
+/// Lets a number that a map gave be asked of another one. nft (1.0.6) ends with an assertion when it lists a key that came
+/// from a map, so the number passes by the packet's priority. Nobody has use for that here: before routing it is not set yet
+/// (`ip_forward` sets it), and of what the host itself sends this is only the first packet of a connection.
+fn passed(rule: nft::Rule, reg: u32) -> nft::Rule {
+    let key = nft::Meta::Priority;
+    rule.expr(Expr::MetaSet { key, reg }).expr(Expr::Meta { key, reg })
+}
+
+/// Sessions: the client's address, the frontend and the number of the endpoint lie in registers one after the other, so that
+/// client and frontend are the key of the session, and frontend and number that of the endpoint, if it still is one.
 fn session(out: nft::Rule, family: Family, dnat: impl Fn(u32) -> Expr, action: Action) -> nft::Rule {
     let frontend = width(family);
     let out = out.expr(address(family, Side::Source, 0));
-    let (out, endpoint) = load_frontend(out, family, Side::Destination, frontend);
-    let learn = |op, value, seconds: Option<u32>| Expr::Learn {
+    let (out, number) = load_frontend(out, family, Side::Destination, frontend);
+    let endpoint = number + 1;
+    let learn = |op, seconds: Option<u32>| Expr::Learn {
         op,
         set: SetKind::Sessions.name(family).to_owned(),
         key: 0,
-        value,
+        value: Some(number),
         timeout: seconds.map(|seconds| Duration::from_secs(seconds.into())),
     };
     let find = |set: SetKind, reg, value| Expr::Lookup {
         set: set.name(family).to_owned(),
         reg,
         invert: false,
-        value,
+        value: Some(value),
     };
     match action {
-        Action::Resume(seconds) => out
-            .expr(find(SetKind::Sessions, 0, Some(endpoint)))
-            .expr(find(SetKind::Live, frontend, None))
-            .expr(learn(LearnOp::Update, Some(endpoint), Some(seconds)))
+        Action::Resume(seconds) => passed(out.expr(find(SetKind::Sessions, 0, number)), number)
+            .expr(find(SetKind::Live, frontend, endpoint))
+            .expr(learn(LearnOp::Update, Some(seconds)))
             .expr(dnat(endpoint)),
-        Action::Begin(slots, seconds) => draw(out, family, slots, endpoint)
-            .expr(learn(LearnOp::Update, Some(endpoint), Some(seconds)))
-            .expr(dnat(endpoint)),
+        Action::Begin(slots, seconds) => {
+            let draw = Expr::Numgen { reg: number, modulus: u32::from(slots), random: true };
+            passed(out.expr(draw).expr(find(SetKind::Numbers, frontend, number)), number)
+                .expr(learn(LearnOp::Update, Some(seconds)))
+                .expr(find(SetKind::Live, frontend, endpoint))
+                .expr(dnat(endpoint))
+        }
         // The kernel wants a value to delete an element of a map, and ends the rule where there is none.
-        _ => out.expr(find(SetKind::Sessions, 0, Some(endpoint))).expr(learn(
-            LearnOp::Delete,
-            Some(endpoint),
-            None,
-        )),
+        _ => passed(out.expr(find(SetKind::Sessions, 0, number)), number).expr(learn(LearnOp::Delete, None)),
     }
 }
 

@@ -385,3 +385,32 @@ fn a_host_that_does_not_forward_serves_itself() {
         assert_eq!(udp(None, vip).expect("from the host").0, 2);
     }
 }
+
+/// nft 1.0.6 ends with an assertion when it lists a key that came from another map.
+#[test]
+fn nft_lists_what_we_install() {
+    if !in_fresh_namespaces("translated::nft_lists_what_we_install") {
+        return;
+    }
+    let mut stage = Stage::new();
+    let _pods = [2, 3].map(|last| stage.pod(last));
+    let relayed = ["10.245.0.2:8080@there", "[fd00:245::2]:8080@there"];
+    let mut services = web(&[POD_2, POD_3, relayed].concat());
+    let others = [("10.96.0.2:80/tcp", POD_2[0]), ("[fd00:96::2]:80/tcp", POD_2[1])];
+    services.extend(others.map(|(frontend, endpoint)| {
+        Svc::new(frontend, &[endpoint]).with(|entry| {
+            entry.affinity = Some(Duration::from_secs(60));
+            entry.load_balancer_ips =
+                vec![ip(if frontend.starts_with('[') { "2001:db8::7" } else { "198.51.100.7" })];
+            entry.source_ranges = Some(vec!["192.168.0.0/16".parse().expect("a range")]);
+        })
+    }));
+    stage.apply(&services);
+    let Some(listing) = tool("nft list ruleset") else {
+        println!("nft is not installed");
+        return;
+    };
+    for word in ["pick_2_proxied_85", "pick_1_affinity_60", "services6", "allowed4"] {
+        assert!(listing.contains(word), "{word}: {listing}");
+    }
+}

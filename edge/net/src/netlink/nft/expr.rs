@@ -67,6 +67,7 @@ pub mod nat_flags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "nftables' own names")]
 pub enum Meta {
+    Priority,
     Mark,
     Iif,
     Oif,
@@ -79,6 +80,7 @@ pub enum Meta {
 impl Meta {
     fn code(self) -> u32 {
         match self {
+            Self::Priority => 2,
             Self::Mark => 3,
             Self::Iif => 4,
             Self::Oif => 5,
@@ -281,6 +283,11 @@ pub enum Expr {
     HtonU16 {
         reg: u32,
     },
+    /// Sets a property to what the register has.
+    MetaSet {
+        key: Meta,
+        reg: u32,
+    },
     /// Remembers a key, in a map with a value, in a set made by [`super::Batch::add_learned_map`]. A full set ends
     /// the rule.
     Learn {
@@ -316,7 +323,7 @@ impl Expr {
     /// nftables' name of the expression.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Meta { .. } => "meta",
+            Self::Meta { .. } | Self::MetaSet { .. } => "meta",
             Self::Payload { .. } => "payload",
             Self::Cmp { .. } => "cmp",
             Self::Mask { .. } => "bitwise",
@@ -349,6 +356,10 @@ impl Expr {
             Self::Meta { key, reg } => {
                 message.attr_be32(1, REG32_00 + reg);
                 message.attr_be32(2, key.code());
+            }
+            Self::MetaSet { key, reg } => {
+                message.attr_be32(2, key.code());
+                message.attr_be32(3, REG32_00 + reg);
             }
             Self::Payload { base, offset, len, reg } => {
                 let base = match base {
