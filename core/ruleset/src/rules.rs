@@ -189,7 +189,7 @@ pub struct Chain {
 }
 
 /// The longest session in seconds: a day is the most that the Kubernetes API takes (`timeoutSeconds`).
-pub const MAX_AFFINITY: u32 = 86_400;
+pub(crate) const MAX_AFFINITY: u32 = 86_400;
 
 /// A chain that picks an endpoint. All frontends with as many endpoints share one, so there are as many chains as there
 /// are sizes, and the cost of a connection does not depend on the number of Services.
