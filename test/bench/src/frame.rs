@@ -86,6 +86,11 @@ impl Report {
         self.notes.push((name, text.to_owned()));
     }
 
+    /// The median of a figure's samples.
+    pub(crate) fn median(&self, figure: &str) -> Option<f64> {
+        self.samples.get(figure).map(Samples::median)
+    }
+
     fn environment(&self) -> BTreeMap<&'static str, String> {
         let mut environment = environment();
         environment.extend(self.notes.iter().cloned());

@@ -14,6 +14,7 @@ mod dns;
 mod frame;
 mod inside;
 mod kernel_path;
+mod kernel_path_plot;
 mod kernel_path_stage;
 mod l4;
 mod lab;
@@ -77,8 +78,9 @@ fn main() -> ExitCode {
         return ended(alone::run(part).map(|samples| println!("{samples}")));
     }
     let json = words.iter().any(|word| word == "--json");
+    let plot = words.iter().find_map(|word| word.strip_prefix("--plot="));
     let name = words.iter().find(|word| !word.starts_with("--")).map_or("list", String::as_str);
-    ended(run(name, json))
+    ended(run(name, json, plot))
 }
 
 fn ended(result: Result<()>) -> ExitCode {
@@ -91,7 +93,8 @@ fn ended(result: Result<()>) -> ExitCode {
     }
 }
 
-fn run(name: &str, json: bool) -> Result<()> {
+/// `plot` is a file for the picture of `kernel-path`.
+fn run(name: &str, json: bool, plot: Option<&str>) -> Result<()> {
     if name == "list" {
         for (name, line, _) in BENCHES {
             println!("{name:<11} {line}");
@@ -103,6 +106,9 @@ fn run(name: &str, json: bool) -> Result<()> {
     };
     let mut report = frame::Report::new(name);
     measure(&mut report)?;
+    if let Some(file) = plot {
+        std::fs::write(file, kernel_path_plot::svg(&report)?)?;
+    }
     if json {
         println!("{}", report.json()?);
     } else {
