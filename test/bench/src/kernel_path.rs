@@ -15,7 +15,7 @@ use crate::alone;
 use crate::frame::Report;
 use crate::inside::Samples;
 use crate::kernel_path_stage::{
-    Agent, BULK, ECHO, KERNEL_VIP, SERVER, Stage, USER_VIP, account_seconds, agent_seconds, connect,
+    Agent, BULK, ECHO, KERNEL_VIP, LAST, SERVER, Stage, USER_VIP, account_seconds, agent_seconds, connect,
     own_account,
 };
 use crate::scale::{pod, vip};
@@ -254,8 +254,11 @@ impl Bench {
         let (_, spent, seconds) = self.spend(arm, CLIENTS, || {
             for _ in 0..CONNECTIONS / CLIENTS {
                 let mut stream = connect(target)?;
-                stream.write_all(b"?")?;
+                stream.write_all(&[LAST])?;
                 stream.read_exact(&mut [0; 1])?;
+                if stream.read(&mut [0; 1])? > 0 {
+                    bail!("more than an answer");
+                }
             }
             Ok(())
         })?;

@@ -144,13 +144,19 @@ fn send(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Answers each byte with one.
+/// The byte with which a client takes its leave.
+pub(crate) const LAST: u8 = b'.';
+
+/// Answers each byte with one. After the last it ends the connection first, so that no port of the client waits it out.
 fn echo(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut byte = [0; 1];
     loop {
         stream.read_exact(&mut byte)?;
         stream.write_all(&byte)?;
+        if byte == [LAST] {
+            return Ok(());
+        }
     }
 }
 
