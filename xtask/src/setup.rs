@@ -20,6 +20,7 @@ pub const TEST_PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("conntrack", "conntrack"),
     ("iptables", "iptables"),
+    ("ipset", "ipset"),
     ("prlimit", "util-linux"),
 ];
 

@@ -15,6 +15,8 @@ pub(crate) struct Status {
     pub(crate) metadata: MetadataStatus,
     /// The generation that each control loop has applied.
     pub(crate) applied: Vec<Applied>,
+    /// What carries the kernel's rules out; absent where the kernel is left alone.
+    pub(crate) kernel: Option<KernelStatus>,
     pub(crate) connections: ConnectionStatus,
     pub(crate) dns: Option<DnsStatus>,
     pub(crate) tunnel: Option<TunnelStatus>,
@@ -63,6 +65,15 @@ pub(crate) struct KindLine {
     pub(crate) missed: u64,
 }
 
+/// What carries the kernel's rules out.
+#[derive(Debug, Serialize)]
+pub(crate) struct KernelStatus {
+    /// `nftables` or `iptables`.
+    pub(crate) backend: &'static str,
+    /// Why it is this one, and what does not work with it.
+    pub(crate) reason: String,
+}
+
 /// The generation one control loop has applied.
 #[derive(Debug, Serialize)]
 pub(crate) struct Applied {
@@ -103,6 +114,9 @@ impl fmt::Display for Status {
                 Some(error) => writeln!(f, ", FAILED: {error}")?,
                 None => writeln!(f)?,
             }
+        }
+        if let Some(KernelStatus { backend, reason }) = &self.kernel {
+            writeln!(f, "kernel     by {backend}: {reason}")?;
         }
         let connections = &self.connections;
         writeln!(

@@ -3,14 +3,17 @@
 //! One table `inet edgemesh` translates connections to endpoints that the kernel reaches (DNAT from maps), leads the
 //! others to the one listener (TPROXY), and refuses packets to a virtual address that is no frontend; a `local` route
 //! for every virtual address makes the host take its packets without any other route. `Ruleset::compile` says what
-//! should be, `Ruleset::diff` what to change, `render` prints it; carrying it out is `edgemesh-intercept`'s.
+//! should be, `Ruleset::diff` what to change, `render` prints it, [`iptables`] says it in other words; carrying it out is
+//! `edgemesh-intercept`'s.
 
 mod compile;
 mod diff;
+pub mod iptables;
 pub mod render;
 
 mod rules;
 mod sets;
+mod specimen;
 mod steer;
 
 use std::borrow::Cow;
@@ -98,6 +101,18 @@ impl Default for Device {
     }
 }
 
+/// What carries the rules out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelBackend {
+    /// nftables where the kernel takes our rules, else iptables.
+    #[default]
+    Auto,
+    /// The kernel's nf_tables, without any program.
+    Nftables,
+    /// The programs `iptables-restore` and `ipset`.
+    Iptables,
+}
+
 /// What, beside the snapshot, decides the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RulesetSettings {
@@ -109,6 +124,8 @@ pub struct RulesetSettings {
     pub ipv6: bool,
     /// Whether the kernel translates connections to endpoints that it reaches; otherwise all go to the listener.
     pub kernel_path: bool,
+    /// What carries the rules out.
+    pub backend: KernelBackend,
     /// Addresses of the host at which node ports are open; all but loopback and link-local ones when empty
     /// (kube-proxy's `nodePortAddresses`).
     pub node_port_addresses: Vec<IpNet>,
@@ -121,6 +138,7 @@ impl Default for RulesetSettings {
             device: Device::default(),
             ipv6: true,
             kernel_path: true,
+            backend: KernelBackend::Auto,
             node_port_addresses: Vec::new(),
         }
     }

@@ -8,7 +8,7 @@ use edgemesh_mesh::Frontend;
 
 use crate::{
     Action, Chain, ChainType, Family, Hook, Key, L4, Match, Member, PICKS, ROUTE_PROTOCOL, Rule, Ruleset,
-    SetKind, Side, TABLE, VIAS, VipRoute, WAYS, masquerade_chain, masquerade_number,
+    SetKind, Side, TABLE, VIAS, VipRoute, WAYS, iptables, masquerade_chain, masquerade_number,
 };
 
 /// The table as `nft -f` takes it, replacing one that is there; the routes and the device as comments, in the words
@@ -18,6 +18,22 @@ pub fn nft(ruleset: &Ruleset) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = write_nft(&mut text, ruleset);
+    text
+}
+
+/// The rules of one family as `iptables-restore --noflush` takes them where there are none of ours. They need the sets
+/// of [`ipset`].
+pub fn iptables(ruleset: &Ruleset, family: Family) -> String {
+    iptables::Rules::of(ruleset, family).restore(&Default::default())
+}
+
+/// The sets of one family as `ipset restore` takes them where there are none of ours.
+pub fn ipset(ruleset: &Ruleset, family: Family) -> String {
+    let sets = iptables::Rules::of(ruleset, family).sets;
+    let mut text: String = sets.iter().map(|(name, set)| set.create(name, family) + "\n").collect();
+    for (name, set) in &sets {
+        text.extend(set.elements.iter().map(|element| format!("add {name} {element}\n")));
+    }
     text
 }
 

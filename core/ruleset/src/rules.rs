@@ -265,6 +265,9 @@ const PRIORITY_FILTER: i32 = 0;
 /// Just before everybody else's source NAT (100), which would masquerade what needs none.
 const PRIORITY_SNAT: i32 = 95;
 
+/// Name of the chain that looks at packets from bridges.
+pub(crate) const BRIDGED: &str = "prerouting_bridged";
+
 /// The chains that depend on the settings, the host, and which sets have elements. Those that others go to come first.
 pub(crate) fn chains(
     host: &HostFacts,
@@ -275,7 +278,7 @@ pub(crate) fn chains(
     let filter = |name, hook, priority, rules| base(name, ChainType::Filter, hook, priority, rules);
     let port = settings.port;
     let mut chains = vec![
-        filter("prerouting_bridged", Hook::Prerouting, PRIORITY_FIRST, bridged(port, families)),
+        filter(BRIDGED, Hook::Prerouting, PRIORITY_FIRST, bridged(port, families)),
         filter("prerouting_raw", Hook::Prerouting, PRIORITY_RAW, untracked(families, &[Match::FromLoopback])),
         filter("output_raw", Hook::Output, PRIORITY_RAW, untracked(families, &[])),
         filter("prerouting", Hook::Prerouting, PRIORITY_MANGLE, kept_off(host, families)),

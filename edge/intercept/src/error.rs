@@ -19,6 +19,25 @@ pub enum InterceptError {
         /// The module that has it.
         module: &'static str,
     },
+    /// A program of the iptables backend is not installed.
+    #[error("the program {0} is not installed: install the packages iptables and ipset")]
+    NoIptables(String),
+    /// A program of the iptables backend failed.
+    #[error("{program}: {reason}")]
+    Program {
+        /// Its name.
+        program: String,
+        /// What it said.
+        reason: String,
+    },
+    /// Neither backend can be used.
+    #[error("no backend: nftables: {nftables}; iptables: {iptables}")]
+    NoBackend {
+        /// Why not nftables.
+        nftables: String,
+        /// Why not iptables.
+        iptables: String,
+    },
     /// The device's name belongs to somebody else.
     #[error(
         "device {name} exists and is not ours ({reason}); name another one: --bridge-device, or commonConfig.bridgeDeviceName"
@@ -44,6 +63,9 @@ impl InterceptError {
             Self::NoPermission => "no_permission",
             Self::NoNftables => "no_nftables",
             Self::NoModule { .. } => "no_module",
+            Self::NoIptables(_) => "no_iptables",
+            Self::Program { .. } => "program",
+            Self::NoBackend { .. } => "no_backend",
             Self::DeviceTaken { .. } => "device_taken",
             Self::NotAsWritten(_) => "not_as_written",
             Self::Netlink(error) => error.as_str(),

@@ -23,7 +23,11 @@ const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 const OVERLAYS: [&str; 9] = ["vxlan", "geneve", "wireguard", "ipip", "sit", "gre", "ip6tnl", "ip6gre", "tun"];
 
 /// Reads the facts of this network namespace; addresses and prefixes of the mesh's own device are left out.
-pub(crate) fn read(rt: &mut Handle, nft: &mut Nft, own_device: &str) -> Result<HostFacts, NetlinkError> {
+pub(crate) fn read(
+    rt: &mut Handle,
+    nft: Option<&mut Nft>,
+    own_device: &str,
+) -> Result<HostFacts, NetlinkError> {
     let links = rt.links()?;
     let own = links.iter().find(|link| link.name == own_device).map(|link| link.index);
     let addresses = rt.addresses()?.into_iter().filter(|address| Some(address.link) != own);
@@ -37,7 +41,10 @@ pub(crate) fn read(rt: &mut Handle, nft: &mut Nft, own_device: &str) -> Result<H
     routes.dedup_by_key(|route| route.dst);
     let routes: Vec<HostRoute> =
         routes.iter().filter_map(|route| host_route(route, &devices, filtered)).collect();
-    let chains = nft.base_chains()?;
+    let chains = match nft {
+        Some(nft) => nft.base_chains()?,
+        None => Vec::new(),
+    };
     let pods = routes.iter().filter(|route| route.device == DeviceKind::Pods && !route.gateway);
     Ok(HostFacts {
         addresses,

@@ -5,14 +5,21 @@
 //! and [`cleanup()`] does the same for an agent that was killed. All calls block for the milliseconds that the kernel
 //! takes, and work in the network namespace of the thread that called `install` or `cleanup`.
 //!
+//! nftables carries the rules where the kernel takes all of them, iptables elsewhere: [`Interceptor::backend`] says which
+//! and why. iptables needs the programs `iptables-restore`, `iptables-save` and `ipset`. Where nf_tables cannot even look
+//! at packets from bridges, Pods on them do not reach the listener while `bridge-nf-call-iptables` is on.
+//!
 //! [`Ruleset`]: edgemesh_ruleset::Ruleset
 
+mod choice;
 mod cleanup;
 mod device;
 mod error;
 mod facts;
 mod flows;
 mod interceptor;
+mod iptables;
+mod nftables;
 mod readback;
 mod routes;
 mod table;

@@ -177,34 +177,38 @@ pub(crate) fn contents(ruleset: &Ruleset) -> Vec<(&'static str, Vec<Element>)> {
 
 /// The whole table, in place of whatever there is, with the sessions there were. Elements come last, in an order in which
 /// none relies on a later one, for where the batch must be split.
-pub(crate) fn replace(ruleset: &Ruleset, sessions: &[(&'static str, Vec<Element>)]) -> Batch {
+pub(crate) fn replace(
+    table: Table<'_>,
+    ruleset: &Ruleset,
+    sessions: &[(&'static str, Vec<Element>)],
+) -> Batch {
     let mut batch = Batch::new();
-    batch.replace_table(OURS);
+    batch.replace_table(table);
     for &family in ruleset.families {
         for set in SetKind::ALL {
             let (key, data, options) = declare(set, family);
-            batch.add_set_with(OURS, Set { name: set.name(family), key: &key, data: &data }, options);
+            batch.add_set_with(table, Set { name: set.name(family), key: &key, data: &data }, options);
         }
     }
     let verdicts = verdicts(ruleset);
     for (name, _) in &verdicts {
         let options = SetOptions { verdicts: true, ..SetOptions::default() };
-        batch.add_set_with(OURS, Set { name, key: &[KeyType::Mark], data: &[] }, options);
+        batch.add_set_with(table, Set { name, key: &[KeyType::Mark], data: &[] }, options);
     }
     let chains: Vec<_> = ruleset.all_chains().collect();
     for chain in &chains {
-        batch.add_chain(OURS, nft::Chain { name: &chain.name, base: base(chain) });
+        batch.add_chain(table, nft::Chain { name: &chain.name, base: base(chain) });
     }
     for chain in &chains {
-        add_rules(&mut batch, chain);
+        add_rules(&mut batch, table, chain);
     }
     for (name, elements) in verdicts {
-        batch.add_elements(OURS, name, elements);
+        batch.add_elements(table, name, elements);
     }
     for (name, elements) in sessions {
-        batch.add_elements(OURS, name, elements.iter().cloned());
+        batch.add_elements(table, name, elements.iter().cloned());
     }
-    add(&mut batch, &ruleset.members());
+    add(&mut batch, table, &ruleset.members());
     batch
 }
 
@@ -220,18 +224,18 @@ pub(crate) fn update(families: &[Family], update: &Update) -> Batch {
     for pick in &update.add_picks {
         let chain = pick.chain(families);
         batch.add_chain(OURS, nft::Chain { name: &chain.name, base: None });
-        add_rules(&mut batch, &chain);
+        add_rules(&mut batch, OURS, &chain);
     }
     for chain in &update.rewrite {
         batch.flush_chain(OURS, &chain.name);
-        add_rules(&mut batch, chain);
+        add_rules(&mut batch, OURS, chain);
     }
     batch.add_elements(OURS, PICKS, update.add_picks.iter().map(pick));
     for run in update.delete.chunk_by(same_set) {
         let Some(first) = run.first() else { continue };
         batch.delete_elements(OURS, first.set().name(first.family()), run.iter().map(element));
     }
-    add(&mut batch, &update.add);
+    add(&mut batch, OURS, &update.add);
     batch
 }
 
@@ -246,10 +250,10 @@ pub(crate) fn delete_picks(update: &Update) -> Batch {
     batch
 }
 
-fn add(batch: &mut Batch, members: &[Member]) {
+fn add(batch: &mut Batch, table: Table<'_>, members: &[Member]) {
     for run in members.chunk_by(same_set) {
         let Some(first) = run.first() else { continue };
-        batch.add_elements(OURS, first.set().name(first.family()), run.iter().map(element));
+        batch.add_elements(table, first.set().name(first.family()), run.iter().map(element));
     }
 }
 
@@ -257,9 +261,9 @@ fn same_set(one: &Member, other: &Member) -> bool {
     one.set() == other.set() && one.family() == other.family()
 }
 
-fn add_rules(batch: &mut Batch, chain: &Chain) {
+fn add_rules(batch: &mut Batch, table: Table<'_>, chain: &Chain) {
     for rule in &chain.rules {
-        batch.add_rule(OURS, &chain.name, &translate(rule));
+        batch.add_rule(table, &chain.name, &translate(rule));
     }
 }
 

@@ -7,8 +7,9 @@ use crate::address;
 use crate::problem::{Cause, Problem};
 use crate::raw::Raw;
 use crate::settings::{
-    AccessLog, CniSettings, DeviceSettings, DnsSettings, Effective, GatewaySettings, KernelPath, LogSettings,
-    ProcessSettings, ProxySettings, Role, ServiceFilter, Settings, SourceSettings, TunnelSettings,
+    AccessLog, CniSettings, DeviceSettings, DnsSettings, Effective, GatewaySettings, KernelBackend,
+    KernelPath, LogSettings, ProcessSettings, ProxySettings, Role, ServiceFilter, Settings, SourceSettings,
+    TunnelSettings,
 };
 use crate::table;
 use crate::value::{RelayNode, Value};
@@ -337,6 +338,11 @@ fn proxy(effective: &Effective, role: Role) -> Option<ProxySettings> {
             "always" => KernelPath::Always,
             "off" => KernelPath::Off,
             _ => KernelPath::Auto,
+        },
+        backend: match effective.text("modules.edgeProxy.backend") {
+            "nftables" => KernelBackend::Nftables,
+            "iptables" => KernelBackend::Iptables,
+            _ => KernelBackend::Auto,
         },
         node_port_addresses: effective.nets("modules.edgeProxy.nodePortAddresses"),
         keep_rules: effective.flag("modules.edgeProxy.keepRules"),

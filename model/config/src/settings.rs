@@ -223,6 +223,18 @@ pub enum KernelPath {
     Off,
 }
 
+/// What carries the kernel's rules out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelBackend {
+    /// nftables where the kernel takes every rule, else iptables.
+    #[default]
+    Auto,
+    /// nftables.
+    Nftables,
+    /// iptables and ipset.
+    Iptables,
+}
+
 /// Interception and proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxySettings {
@@ -236,6 +248,8 @@ pub struct ProxySettings {
     pub socks5: Option<u16>,
     /// Which connections the kernel translates by itself.
     pub kernel_path: KernelPath,
+    /// What carries the kernel's rules out.
+    pub backend: KernelBackend,
     /// Addresses of the host at which node ports are open; none means all.
     pub node_port_addresses: Vec<IpNet>,
     /// Whether the kernel's rules stay when the agent ends.

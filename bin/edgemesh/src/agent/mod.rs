@@ -79,7 +79,7 @@ async fn serve(settings: AgentSettings, levels: logging::Levels) -> Result<()> {
 
     let shared = Arc::new(Shared {
         metadata: Arc::new(metadata::State::new(&first, journal)),
-        rules: rules::State::default(),
+        rules: rules::State::of(interceptor.0.as_ref()),
         reload: Arc::new(reload::State::new(levels)),
         started,
         snapshots: snapshots.clone(),

@@ -14,7 +14,9 @@ use super::Shared;
 use crate::explain;
 use crate::metadata::first_of;
 use crate::settings::percent_decode;
-use crate::status::{Applied, ConnectionStatus, DnsStatus, MetadataStatus, Status, counter, gauge, json};
+use crate::status::{
+    Applied, ConnectionStatus, DnsStatus, KernelStatus, MetadataStatus, Status, counter, gauge, json,
+};
 
 /// The parts that have something to show.
 #[derive(Default)]
@@ -78,6 +80,10 @@ impl AgentPages {
             uptime_seconds: shared.started.elapsed().as_secs(),
             metadata,
             applied: self.applied(),
+            kernel: shared
+                .rules
+                .backend()
+                .map(|(backend, reason)| KernelStatus { backend, reason: reason.to_owned() }),
             connections: ConnectionStatus {
                 open_tcp: totals.open_tcp,
                 open_udp: totals.open_udp,

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use edgemesh_api::Name;
-use edgemesh_config::KernelPath;
+use edgemesh_config::{KernelBackend, KernelPath};
 use edgemesh_intercept::{InterceptError, Interceptor};
 use edgemesh_mesh::{Generation, HostFacts, MeshSnapshot, Path, PathSnapshot};
 use edgemesh_net::netlink::rt::Monitor;
-use edgemesh_ruleset::{DeviceAddress, Ruleset, RulesetSettings};
+use edgemesh_ruleset::{DeviceAddress, Ruleset, RulesetSettings, render};
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -42,6 +42,8 @@ pub(super) struct State {
     applied: AtomicU64,
     error: Mutex<Option<String>>,
     ruleset: Mutex<Option<Arc<Ruleset>>>,
+    /// What carries the rules out, and why.
+    backend: Option<(&'static str, String)>,
 }
 
 /// What the kernel was brought to, and for what.
@@ -52,6 +54,16 @@ struct Brought {
 }
 
 impl State {
+    /// Of rules that this carries out, if anything does.
+    pub(super) fn of(interceptor: Option<&Interceptor>) -> Self {
+        let backend = interceptor.map(Interceptor::backend);
+        Self { backend: backend.map(|(name, reason)| (name, reason.to_owned())), ..Self::default() }
+    }
+
+    pub(super) fn backend(&self) -> Option<(&'static str, &str)> {
+        self.backend.as_ref().map(|(name, reason)| (*name, reason.as_str()))
+    }
+
     pub(super) fn applied(&self) -> u64 {
         self.applied.load(Ordering::Relaxed)
     }
@@ -65,9 +77,14 @@ impl State {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The rules as nft text; made when it is asked for, since it is megabytes in a large cluster.
+    /// The rules as the backend's tools take them; made when it is asked for, since it is megabytes in a large cluster.
     pub(super) fn text(&self) -> String {
-        self.ruleset().map(|ruleset| edgemesh_ruleset::render::nft(&ruleset)).unwrap_or_default()
+        let Some(ruleset) = self.ruleset() else { return String::new() };
+        if self.backend().is_none_or(|(name, _)| name != "iptables") {
+            return render::nft(&ruleset);
+        }
+        let families = ruleset.families.iter();
+        families.map(|it| render::ipset(&ruleset, *it) + &render::iptables(&ruleset, *it)).collect()
     }
 
     /// Services whose address cannot be intercepted, with the reason.
@@ -106,6 +123,11 @@ pub(super) fn settings(settings: &AgentSettings) -> Option<RulesetSettings> {
     if let Some(proxy) = &settings.proxy {
         rules.port = proxy.port;
         rules.kernel_path = proxy.kernel_path != KernelPath::Off;
+        rules.backend = match proxy.backend {
+            KernelBackend::Auto => edgemesh_ruleset::KernelBackend::Auto,
+            KernelBackend::Nftables => edgemesh_ruleset::KernelBackend::Nftables,
+            KernelBackend::Iptables => edgemesh_ruleset::KernelBackend::Iptables,
+        };
         rules.node_port_addresses.clone_from(&proxy.node_port_addresses);
     }
     for addr in settings.dns.iter().flat_map(|dns| &dns.listen).map(SocketAddr::ip) {

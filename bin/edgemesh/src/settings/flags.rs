@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use edgemesh_admin::AccessLog;
-use edgemesh_config::KernelPath;
+use edgemesh_config::{KernelBackend, KernelPath};
 use edgemesh_mesh::{MeshOptions, ServiceFilter};
 use edgemesh_metadata::ApiAccess;
 use edgemesh_reflector::Consistency;
@@ -46,6 +46,7 @@ edgemesh agent: DNS, interception, proxy and tunnel of one node
   --no-intercept           leave the kernel alone: DNS and tunnel only
   --bridge-device NAME     device of the agent's own addresses (default edgemesh0)
   --kernel-path MODE       auto (default): the kernel translates connections to endpoints it reaches; always; off
+  --backend NAME           auto (default): nftables where the kernel takes every rule, else iptables; nftables; iptables
   --node-port-addresses R  addresses and ranges, separated by commas, at which node ports are open (default: all)
   --keep-rules             leave the kernel's rules when the agent ends; `edgemesh cleanup` removes them
   --max-connections N      open TCP connections (default 10240)
@@ -136,6 +137,7 @@ struct Raw {
     no_intercept: bool,
     device: Option<String>,
     kernel_path: Option<KernelPath>,
+    backend: Option<KernelBackend>,
     node_port_addresses: Option<Vec<IpNet>>,
     keep_rules: bool,
     max_connections: Option<usize>,
@@ -197,6 +199,14 @@ impl Raw {
                     "always" => KernelPath::Always,
                     "off" => KernelPath::Off,
                     other => bail!("{other:?} is none of auto, always, off"),
+                });
+            }
+            "backend" => {
+                self.backend = Some(match parser.value()?.string()?.as_str() {
+                    "auto" => KernelBackend::Auto,
+                    "nftables" => KernelBackend::Nftables,
+                    "iptables" => KernelBackend::Iptables,
+                    other => bail!("{other:?} is none of auto, nftables, iptables"),
                 });
             }
             "node-port-addresses" => {
@@ -354,6 +364,7 @@ impl Raw {
         } else if let Some(proxy) = &mut settings.proxy {
             proxy.port = self.proxy_port.unwrap_or(proxy.port);
             proxy.kernel_path = self.kernel_path.unwrap_or(proxy.kernel_path);
+            proxy.backend = self.backend.unwrap_or(proxy.backend);
             if let Some(ranges) = self.node_port_addresses {
                 proxy.node_port_addresses = ranges;
             }
@@ -405,6 +416,7 @@ fn defaults(node_name: &str) -> AgentSettings {
         proxy: Some(ProxyFlags {
             port: DEFAULT_PROXY_PORT,
             kernel_path: KernelPath::Auto,
+            backend: KernelBackend::Auto,
             node_port_addresses: Vec::new(),
             max_connections: 10_240,
             max_udp_sessions: 4_096,

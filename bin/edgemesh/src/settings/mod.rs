@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use edgemesh_admin::AccessLog;
-use edgemesh_config::KernelPath;
+use edgemesh_config::{KernelBackend, KernelPath};
 use edgemesh_mesh::MeshOptions;
 use edgemesh_metadata::ApiAccess;
 use edgemesh_reflector::Consistency;
@@ -123,6 +123,7 @@ pub(crate) struct DnsFlags {
 pub(crate) struct ProxyFlags {
     pub(crate) port: u16,
     pub(crate) kernel_path: KernelPath,
+    pub(crate) backend: KernelBackend,
     /// Addresses of the host at which node ports are open; none means all.
     pub(crate) node_port_addresses: Vec<IpNet>,
     pub(crate) max_connections: usize,

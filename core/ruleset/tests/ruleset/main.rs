@@ -6,6 +6,7 @@ mod compile;
 mod diff;
 mod fixture;
 mod follow;
+mod iptables;
 mod kernel;
 mod outer;
 mod render;

@@ -1,14 +1,23 @@
-use edgemesh_ruleset::render;
+use edgemesh_ruleset::{Family, render};
 
 use crate::fixture::compile;
 
 /// The goldens are loaded into a kernel by the tests of `edgemesh-intercept`.
 #[track_caller]
 fn check(fixture: &str, golden: &str) {
+    let ruleset = compile(fixture);
+    same(&render::nft(&ruleset), &format!("{golden}.nft"));
+    for (family, number) in [(Family::V4, 4), (Family::V6, 6)] {
+        same(&render::iptables(&ruleset, family), &format!("{golden}.iptables{number}"));
+        same(&render::ipset(&ruleset, family), &format!("{golden}.ipset{number}"));
+    }
+}
+
+#[track_caller]
+fn same(text: &str, golden: &str) {
     let path = format!("{}/tests/ruleset/golden/{golden}", env!("CARGO_MANIFEST_DIR"));
-    let text = render::nft(&compile(fixture));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &text).expect("the golden can be written");
+        std::fs::write(&path, text).expect("the golden can be written");
     }
     let expected = std::fs::read_to_string(&path).expect("the golden is there; UPDATE_GOLDEN=1 writes it");
     assert_eq!(text, expected);
@@ -16,7 +25,7 @@ fn check(fixture: &str, golden: &str) {
 
 #[test]
 fn an_empty_mesh() {
-    check("", "empty.nft");
+    check("", "empty");
 }
 
 #[test]
@@ -29,7 +38,7 @@ fn both_families_and_protocols() {
          ep 10.1.0.1:5353
          svc none 10.96.0.2
          port 80/tcp",
-        "dual.nft",
+        "dual",
     );
 }
 
@@ -53,6 +62,6 @@ fn a_node_with_pods() {
          svc dns 10.96.0.10 affinity
          port 53/udp
          ep 10.244.1.3:53 @here",
-        "kernel.nft",
+        "kernel",
     );
 }

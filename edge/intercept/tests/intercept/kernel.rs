@@ -13,7 +13,7 @@ use edgemesh_mesh::{
 };
 use edgemesh_net::netlink::nft::{Nft, Table};
 use edgemesh_net::netlink::rt::{Handle, TABLE_LOCAL};
-use edgemesh_ruleset::{Ruleset, RulesetSettings};
+use edgemesh_ruleset::{KernelBackend, Ruleset, RulesetSettings};
 
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -134,10 +134,110 @@ pub(crate) fn ruleset(settings: &RulesetSettings, frontends: &[&str], bare: &[&s
     Ruleset::compile(&snapshot(&services, bare), &paths(HostFacts::default()), settings)
 }
 
+/// What carries the rules out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setup {
+    Nftables,
+    IptablesNft,
+    IptablesLegacy,
+}
+
+impl Setup {
+    /// Why it cannot be had here.
+    pub(crate) fn missing(self) -> Option<String> {
+        let program = match self {
+            Self::Nftables => return None,
+            Self::IptablesNft => "iptables-nft-restore",
+            Self::IptablesLegacy => "iptables-legacy-restore",
+        };
+        // It asks the kernel, who may say no outside of the test's namespaces.
+        let ipset = Command::new("ipset").arg("-v").output();
+        if tool(&format!("{program} -V")).is_none() || ipset.is_err() {
+            return Some(format!("{program} or ipset is not installed"));
+        }
+        // Legacy iptables takes a lock in a file that only the superuser of the host may write.
+        let lock = std::fs::OpenOptions::new().append(true).create(true).open("/run/xtables.lock");
+        if self == Self::IptablesLegacy && lock.is_err() {
+            return Some("the lock of legacy iptables cannot be taken".to_owned());
+        }
+        None
+    }
+
+    pub(crate) fn backend(self) -> KernelBackend {
+        if self == Self::Nftables { KernelBackend::Nftables } else { KernelBackend::Iptables }
+    }
+}
+
+/// A test for each backend from functions that take the [`Setup`].
+macro_rules! on_every_backend {
+    ($module:ident: $($name:ident),+ $(,)?) => {
+        mod nftables {
+            $crate::kernel::on_every_backend!(@ $module nftables Nftables $($name)+);
+        }
+        mod iptables_nft {
+            $crate::kernel::on_every_backend!(@ $module iptables_nft IptablesNft $($name)+);
+        }
+        mod iptables_legacy {
+            $crate::kernel::on_every_backend!(@ $module iptables_legacy IptablesLegacy $($name)+);
+        }
+    };
+    (@ $module:ident $backend:ident $setup:ident $($name:ident)+) => {
+        $(
+            #[test]
+            fn $name() {
+                let setup = $crate::kernel::Setup::$setup;
+                let name = concat!(stringify!($module), "::", stringify!($backend), "::", stringify!($name));
+                if let Some(why) = setup.missing() {
+                    println!("not tried: {why}");
+                } else if edgemesh_net::netns::in_fresh_namespaces(name) {
+                    super::$name(setup);
+                }
+            }
+        )+
+    };
+}
+pub(crate) use on_every_backend;
+
+/// The same without nftables.
+macro_rules! on_every_iptables {
+    ($module:ident: $($name:ident),+ $(,)?) => {
+        mod iptables_nft {
+            $crate::kernel::on_every_backend!(@ $module iptables_nft IptablesNft $($name)+);
+        }
+        mod iptables_legacy {
+            $crate::kernel::on_every_backend!(@ $module iptables_legacy IptablesLegacy $($name)+);
+        }
+    };
+}
+pub(crate) use on_every_iptables;
+
 /// Brings the loopback up, as it is on any host, and installs.
 pub(crate) fn install() -> Interceptor {
+    install_on(Setup::Nftables)
+}
+
+/// The same with a backend. Which flavour of iptables others use is shown as kubelet does.
+pub(crate) fn install_on(setup: Setup) -> Interceptor {
     loopback_up();
-    Interceptor::install(RulesetSettings::default()).expect("installed")
+    for (flavour, program) in
+        [(Setup::IptablesNft, "iptables-nft"), (Setup::IptablesLegacy, "iptables-legacy")]
+    {
+        if flavour == setup {
+            let mut hint = Command::new(program);
+            hint.args(["-w", "5", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"]);
+            // It fails where the chain is there.
+            hint.output().expect("a hint");
+        }
+    }
+    let settings = RulesetSettings { backend: setup.backend(), ..RulesetSettings::default() };
+    let interceptor = Interceptor::install(settings).expect("installed");
+    let word = match setup {
+        Setup::Nftables => "asked for",
+        Setup::IptablesNft => "asked for; of the flavour nf_tables",
+        Setup::IptablesLegacy => "asked for; of the flavour legacy",
+    };
+    assert_eq!(interceptor.backend().1, word);
+    interceptor
 }
 
 pub(crate) fn loopback_up() {

@@ -1,6 +1,8 @@
 //! Interception against the running kernel, in namespaces of the test's own.
 
+mod iptables;
 mod kernel;
+mod mixed;
 mod rules;
 mod survive;
 mod traffic;

@@ -8,12 +8,12 @@ use std::time::Duration;
 use edgemesh_intercept::Interceptor;
 use edgemesh_net::netlink::nft::{Base, Batch, Chain, ChainKind, Family, Hook, Nat, Nft, Rule, Table};
 use edgemesh_net::netlink::rt::{Handle, LinkKind, Peer, Prefix, Route};
-use edgemesh_net::netns::{Namespace, in_fresh_namespaces};
+use edgemesh_net::netns::Namespace;
 use edgemesh_net::socket::{FrontendUdp, MAX_DATAGRAM, Transparency, listen, reply_udp};
 use edgemesh_ruleset::{DEVICE, LISTEN_PORT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::kernel::{install, ip, loopback_up, ruleset};
+use crate::kernel::{Setup, install_on, ip, loopback_up, ruleset};
 
 /// Bounds every wait; nothing is expected to take it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,8 +24,8 @@ const CLOSED: [&str; 2] = ["10.96.0.1:81", "[fd00:96::1]:81"];
 const BARE: [&str; 2] = ["10.96.0.2:80", "[fd00:96::2]:80"];
 const SIZES: [usize; 3] = [100, 20 * 1024, 60 * 1024];
 
-fn node() -> Interceptor {
-    let mut interceptor = install();
+fn node(setup: Setup) -> Interceptor {
+    let mut interceptor = install_on(setup);
     // Many distributions are strict about the way back of a packet.
     for scope in ["all", "default", "lo", DEVICE] {
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"), "1").expect("a sysctl");
@@ -211,34 +211,22 @@ fn assert_no_default_route() {
     assert!(routes.iter().all(|route| route.dst.len > 0), "{routes:?}");
 }
 
-#[test]
-fn host_processes_reach_the_listener_without_a_default_route() {
-    if !in_fresh_namespaces("traffic::host_processes_reach_the_listener_without_a_default_route") {
-        return;
-    }
-    let _node = node();
+fn host_processes_reach_the_listener_without_a_default_route(setup: Setup) {
+    let _node = node(setup);
     assert_no_default_route();
     assert_eq!(tcp(addr(TCP[0]), None), ip("169.254.96.16"));
     assert_eq!(udp(addr(UDP[0]), None), ip("169.254.96.16"));
-    println!("source of IPv6 connections: {}", tcp(addr(TCP[1]), None));
+    assert_ne!(tcp(addr(TCP[1]), None), addr(TCP[1]).ip(), "a server tells it from itself");
     udp(addr(UDP[1]), None);
 }
 
-#[test]
-fn pods_reach_the_listener_without_a_default_route_of_the_node() {
-    if !in_fresh_namespaces("traffic::pods_reach_the_listener_without_a_default_route_of_the_node") {
-        return;
-    }
-    let _node = node();
+fn pods_reach_the_listener_without_a_default_route_of_the_node(setup: Setup) {
+    let _node = node(setup);
     pods_reach_the_listener(&pod());
 }
 
-#[test]
-fn pods_on_a_bridge_reach_the_listener() {
-    if !in_fresh_namespaces("traffic::pods_on_a_bridge_reach_the_listener") {
-        return;
-    }
-    let _node = node();
+fn pods_on_a_bridge_reach_the_listener(setup: Setup) {
+    let _node = node(setup);
     pods_reach_the_listener(&bridged_pod());
 }
 
@@ -256,12 +244,8 @@ fn pods_reach_the_listener(pod: &Namespace) {
     assert_eq!(route_localnet.trim(), "0");
 }
 
-#[test]
-fn what_is_no_frontend_is_refused_at_once() {
-    if !in_fresh_namespaces("traffic::what_is_no_frontend_is_refused_at_once") {
-        return;
-    }
-    let _node = node();
+fn what_is_no_frontend_is_refused_at_once(setup: Setup) {
+    let _node = node(setup);
     let pod = pod();
     // Listeners on all addresses of the host are not reached by way of a virtual address.
     let _listener = TcpListener::bind("[::]:81").expect("a listener on both families");
@@ -273,12 +257,8 @@ fn what_is_no_frontend_is_refused_at_once() {
 }
 
 /// kube-proxy's way: address translation in prerouting and output, for the same virtual addresses.
-#[test]
-fn translations_of_others_do_not_see_frontends() {
-    if !in_fresh_namespaces("traffic::translations_of_others_do_not_see_frontends") {
-        return;
-    }
-    let _node = node();
+fn translations_of_others_do_not_see_frontends(setup: Setup) {
+    let _node = node(setup);
     let table = Table { family: Family::Inet, name: "kube-proxy" };
     let mut batch = Batch::new();
     batch.add_table(table);
@@ -299,12 +279,8 @@ fn translations_of_others_do_not_see_frontends() {
     }
 }
 
-#[test]
-fn while_the_agent_is_away_nobody_else_answers() {
-    if !in_fresh_namespaces("traffic::while_the_agent_is_away_nobody_else_answers") {
-        return;
-    }
-    let _node = node();
+fn while_the_agent_is_away_nobody_else_answers(setup: Setup) {
+    let _node = node(setup);
     let foreign = TcpListener::bind("[::]:80").expect("a listener on both families");
     foreign.set_nonblocking(true).expect("non-blocking");
     let foreign_udp = UdpSocket::bind("[::]:53").expect("a socket on both families");
@@ -329,12 +305,8 @@ fn while_the_agent_is_away_nobody_else_answers() {
     }
 }
 
-#[test]
-fn a_connection_outlives_the_last_endpoint() {
-    if !in_fresh_namespaces("traffic::a_connection_outlives_the_last_endpoint") {
-        return;
-    }
-    let mut node = node();
+fn a_connection_outlives_the_last_endpoint(setup: Setup) {
+    let mut node = node(setup);
     let settings = node.settings().clone();
     let frontend = addr(TCP[0]);
     let runtime = runtime();
@@ -352,3 +324,13 @@ fn a_connection_outlives_the_last_endpoint() {
     client.read_exact(&mut bytes).expect("read");
     assert_eq!(&bytes, b"ping");
 }
+
+crate::kernel::on_every_backend!(traffic:
+    host_processes_reach_the_listener_without_a_default_route,
+    pods_reach_the_listener_without_a_default_route_of_the_node,
+    pods_on_a_bridge_reach_the_listener,
+    what_is_no_frontend_is_refused_at_once,
+    translations_of_others_do_not_see_frontends,
+    while_the_agent_is_away_nobody_else_answers,
+    a_connection_outlives_the_last_endpoint,
+);

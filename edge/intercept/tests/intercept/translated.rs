@@ -10,28 +10,28 @@ use edgemesh_intercept::Interceptor;
 use edgemesh_net::netlink::rt::{Handle, LinkKind, Peer, Prefix, Route};
 use edgemesh_net::netns::{Namespace, in_fresh_namespaces};
 
-use crate::kernel::{Svc, install, ip, loopback_up, rules, tool};
+use crate::kernel::{Setup, Svc, install_on, ip, loopback_up, rules, tool};
 
 /// Bounds every wait; nothing is expected to take it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A node with the bridge `cni0` for its Pods, and a neighbour in its LAN.
-struct Stage {
-    interceptor: Interceptor,
+pub(crate) struct Stage {
+    pub(crate) interceptor: Interceptor,
     bridge: u32,
 }
 
 /// A network namespace with an address of each family.
-struct Place {
+pub(crate) struct Place {
     netns: Namespace,
-    addresses: [IpAddr; 2],
+    pub(crate) addresses: [IpAddr; 2],
 }
 
 const LAN: [(&str, u8); 2] = [("192.168.7.1", 24), ("fd00:7::1", 64)];
 
 impl Stage {
-    fn new() -> Self {
-        let interceptor = install();
+    pub(crate) fn new(setup: Setup) -> Self {
+        let interceptor = install_on(setup);
         for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             std::fs::write(format!("/proc/sys/net/{switch}"), "1").expect("a sysctl");
         }
@@ -55,7 +55,7 @@ impl Stage {
     }
 
     /// A Pod at `10.244.0.LAST` and `fd00:244::LAST`.
-    fn pod(&self, last: u8) -> Place {
+    pub(crate) fn pod(&self, last: u8) -> Place {
         let addresses = [format!("10.244.0.{last}"), format!("fd00:244::{last}")];
         let place = self.place(&format!("pod{last}"), &addresses, ["10.244.0.1", "fd00:244::1"]);
         let mut rt = Handle::open().expect("rtnetlink");
@@ -68,7 +68,7 @@ impl Stage {
     }
 
     /// A host in the node's LAN that knows the node as its router.
-    fn neighbour(&self) -> Place {
+    pub(crate) fn neighbour(&self) -> Place {
         let addresses = ["192.168.7.9".to_owned(), "fd00:7::9".to_owned()];
         let place = self.place("lan0", &addresses, ["192.168.7.1", "fd00:7::1"]);
         let mut rt = Handle::open().expect("rtnetlink");
@@ -104,7 +104,7 @@ impl Stage {
         Place { netns, addresses: addresses.each_ref().map(|text| ip(text)) }
     }
 
-    fn apply(&mut self, services: &[Svc]) {
+    pub(crate) fn apply(&mut self, services: &[Svc]) {
         let ruleset = rules(&mut self.interceptor, services, &[]);
         let applied = self.interceptor.apply(&ruleset).expect("applied");
         assert!(applied.repaired.is_empty(), "{applied:?}");
@@ -113,7 +113,7 @@ impl Stage {
 
 /// A server in a place: it answers every connection and datagram with the last number of its address and the client's
 /// address as it sees it.
-fn serve(place: &Place, port: u16) {
+pub(crate) fn serve(place: &Place, port: u16) {
     for address in place.addresses {
         let bound = SocketAddr::new(address, port);
         let (listener, socket) =
@@ -144,7 +144,7 @@ fn answer(own: IpAddr, seen: IpAddr) -> String {
 }
 
 /// Which server answered a connection, and whom it saw.
-fn tcp(from: Option<&Place>, to: &str) -> io::Result<(u16, IpAddr)> {
+pub(crate) fn tcp(from: Option<&Place>, to: &str) -> io::Result<(u16, IpAddr)> {
     let to: SocketAddr = to.parse().expect("an address with port");
     inside(from, || {
         let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
@@ -156,12 +156,12 @@ fn tcp(from: Option<&Place>, to: &str) -> io::Result<(u16, IpAddr)> {
 }
 
 /// The same for datagrams, of one socket each.
-fn udp(from: Option<&Place>, to: &str) -> io::Result<(u16, IpAddr)> {
+pub(crate) fn udp(from: Option<&Place>, to: &str) -> io::Result<(u16, IpAddr)> {
     let to: SocketAddr = to.parse().expect("an address with port");
     inside(from, || exchange(&udp_socket(to)?))
 }
 
-fn udp_socket(to: SocketAddr) -> io::Result<UdpSocket> {
+pub(crate) fn udp_socket(to: SocketAddr) -> io::Result<UdpSocket> {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -169,8 +169,12 @@ fn udp_socket(to: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-fn exchange(socket: &UdpSocket) -> io::Result<(u16, IpAddr)> {
+pub(crate) fn exchange(socket: &UdpSocket) -> io::Result<(u16, IpAddr)> {
     socket.send(b"ping")?;
+    receive(socket)
+}
+
+pub(crate) fn receive(socket: &UdpSocket) -> io::Result<(u16, IpAddr)> {
     let mut buffer = [0; 64];
     let length = socket.recv(&mut buffer)?;
     Ok(parse(std::str::from_utf8(&buffer[..length]).expect("text")))
@@ -181,7 +185,10 @@ fn parse(text: &str) -> (u16, IpAddr) {
     (server.parse().expect("a number"), seen.parse().expect("an address"))
 }
 
-fn inside<T: Send>(place: Option<&Place>, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn inside<T: Send>(
+    place: Option<&Place>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
     match place {
         Some(place) => place.netns.run(work),
         None => work(),
@@ -189,7 +196,7 @@ fn inside<T: Send>(place: Option<&Place>, work: impl FnOnce() -> io::Result<T> +
 }
 
 /// The Service `web` in both families at port 80, TCP and UDP, with these endpoints.
-fn web(endpoints: &[&str]) -> Vec<Svc> {
+pub(crate) fn web(endpoints: &[&str]) -> Vec<Svc> {
     let of = |v6: bool| -> Vec<&str> {
         endpoints.iter().copied().filter(|endpoint| endpoint.starts_with('[') == v6).collect()
     };
@@ -205,16 +212,12 @@ fn web(endpoints: &[&str]) -> Vec<Svc> {
         .collect()
 }
 
-const VIPS: [&str; 2] = ["10.96.0.1:80", "[fd00:96::1]:80"];
-const POD_2: [&str; 2] = ["10.244.0.2:8080@here", "[fd00:244::2]:8080@here"];
+pub(crate) const VIPS: [&str; 2] = ["10.96.0.1:80", "[fd00:96::1]:80"];
+pub(crate) const POD_2: [&str; 2] = ["10.244.0.2:8080@here", "[fd00:244::2]:8080@here"];
 const POD_3: [&str; 2] = ["10.244.0.3:8080@here", "[fd00:244::3]:8080@here"];
 
-#[test]
-fn host_and_pods_reach_pods_and_pods_are_seen_as_they_are() {
-    if !in_fresh_namespaces("translated::host_and_pods_reach_pods_and_pods_are_seen_as_they_are") {
-        return;
-    }
-    let mut stage = Stage::new();
+fn host_and_pods_reach_pods_and_pods_are_seen_as_they_are(setup: Setup) {
+    let mut stage = Stage::new(setup);
     let (server, client) = (stage.pod(2), stage.pod(3));
     serve(&server, 8080);
     stage.apply(&web(&POD_2));
@@ -229,12 +232,8 @@ fn host_and_pods_reach_pods_and_pods_are_seen_as_they_are() {
     }
 }
 
-#[test]
-fn connections_are_spread_over_all_endpoints() {
-    if !in_fresh_namespaces("translated::connections_are_spread_over_all_endpoints") {
-        return;
-    }
-    let mut stage = Stage::new();
+fn connections_are_spread_over_all_endpoints(setup: Setup) {
+    let mut stage = Stage::new(setup);
     let pods = [2, 3, 4].map(|last| stage.pod(last));
     pods.iter().for_each(|pod| serve(pod, 8080));
     let fourth = ["10.244.0.4:8080@here", "[fd00:244::4]:8080@here"];
@@ -249,12 +248,8 @@ fn connections_are_spread_over_all_endpoints() {
     }
 }
 
-#[test]
-fn datagrams_leave_an_endpoint_that_is_gone() {
-    if !in_fresh_namespaces("translated::datagrams_leave_an_endpoint_that_is_gone") {
-        return;
-    }
-    let mut stage = Stage::new();
+fn datagrams_leave_an_endpoint_that_is_gone(setup: Setup) {
+    let mut stage = Stage::new(setup);
     let pods = [2, 3].map(|last| stage.pod(last));
     pods.iter().for_each(|pod| serve(pod, 8080));
     for (family, vip) in VIPS.into_iter().enumerate() {
@@ -269,12 +264,8 @@ fn datagrams_leave_an_endpoint_that_is_gone() {
     }
 }
 
-#[test]
-fn sessions_keep_their_endpoint_until_it_is_gone() {
-    if !in_fresh_namespaces("translated::sessions_keep_their_endpoint_until_it_is_gone") {
-        return;
-    }
-    let mut stage = Stage::new();
+fn sessions_keep_their_endpoint_until_it_is_gone(setup: Setup) {
+    let mut stage = Stage::new(setup);
     let pods = [2, 3].map(|last| stage.pod(last));
     pods.iter().for_each(|pod| serve(pod, 8080));
     let sticky = |endpoints: &[&str]| -> Vec<Svc> {
@@ -289,7 +280,7 @@ fn sessions_keep_their_endpoint_until_it_is_gone() {
             assert_eq!(tcp(None, vip).expect("an answer").0, first);
         }
         // A successor of the agent writes the table anew; the sessions outlive it.
-        drop(std::mem::replace(&mut stage.interceptor, install()));
+        drop(std::mem::replace(&mut stage.interceptor, install_on(setup)));
         stage.apply(&sticky(&both));
         for _ in 0..20 {
             assert_eq!(tcp(None, vip).expect("an answer").0, first);
@@ -304,12 +295,8 @@ fn sessions_keep_their_endpoint_until_it_is_gone() {
     }
 }
 
-#[test]
-fn outside_clients_reach_node_ports_and_outer_addresses() {
-    if !in_fresh_namespaces("translated::outside_clients_reach_node_ports_and_outer_addresses") {
-        return;
-    }
-    let mut stage = Stage::new();
+fn outside_clients_reach_node_ports_and_outer_addresses(setup: Setup) {
+    let mut stage = Stage::new(setup);
     let pod = stage.pod(2);
     serve(&pod, 8080);
     let outside = stage.neighbour();
@@ -334,12 +321,8 @@ fn outside_clients_reach_node_ports_and_outer_addresses() {
     }
 }
 
-#[test]
-fn source_ranges_keep_others_away() {
-    if !in_fresh_namespaces("translated::source_ranges_keep_others_away") {
-        return;
-    }
-    let mut stage = Stage::new();
+fn source_ranges_keep_others_away(setup: Setup) {
+    let mut stage = Stage::new(setup);
     let pod = stage.pod(2);
     serve(&pod, 8080);
     let outside = stage.neighbour();
@@ -368,12 +351,8 @@ fn source_ranges_keep_others_away() {
     }
 }
 
-#[test]
-fn a_host_that_does_not_forward_serves_itself() {
-    if !in_fresh_namespaces("translated::a_host_that_does_not_forward_serves_itself") {
-        return;
-    }
-    let mut stage = Stage::new();
+fn a_host_that_does_not_forward_serves_itself(setup: Setup) {
+    let mut stage = Stage::new(setup);
     for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         std::fs::write(format!("/proc/sys/net/{switch}"), "0").expect("a sysctl");
     }
@@ -392,7 +371,7 @@ fn nft_lists_what_we_install() {
     if !in_fresh_namespaces("translated::nft_lists_what_we_install") {
         return;
     }
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(Setup::Nftables);
     let _pods = [2, 3].map(|last| stage.pod(last));
     let relayed = ["10.245.0.2:8080@there", "[fd00:245::2]:8080@there"];
     let mut services = web(&[POD_2, POD_3, relayed].concat());
@@ -414,3 +393,13 @@ fn nft_lists_what_we_install() {
         assert!(listing.contains(word), "{word}: {listing}");
     }
 }
+
+crate::kernel::on_every_backend!(translated:
+    host_and_pods_reach_pods_and_pods_are_seen_as_they_are,
+    connections_are_spread_over_all_endpoints,
+    datagrams_leave_an_endpoint_that_is_gone,
+    sessions_keep_their_endpoint_until_it_is_gone,
+    outside_clients_reach_node_ports_and_outer_addresses,
+    source_ranges_keep_others_away,
+    a_host_that_does_not_forward_serves_itself,
+);

@@ -209,6 +209,13 @@ pub(super) const PROXY: &[Field] = &[
         "whether the kernel translates connections to endpoints that it reaches; `auto` leaves those of pods to the proxy where the host's firewall drops forwarded packets by default, `always` trusts the firewall to accept them, `off` leaves all to the proxy",
     ),
     Field::ours(
+        "modules.edgeProxy.backend",
+        Roles::Agent,
+        Shape::OneOf(&["auto", "nftables", "iptables"]),
+        Preset::Text("auto"),
+        "what carries the kernel's rules out; `auto` is nftables where the kernel takes every rule, else iptables, which needs the programs iptables and ipset; `edgemesh status` says which and why",
+    ),
+    Field::ours(
         "modules.edgeProxy.nodePortAddresses",
         Roles::Agent,
         Shape::Nets,
