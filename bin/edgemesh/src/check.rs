@@ -306,7 +306,7 @@ fn of_kube_proxy(facts: &Facts) -> Vec<Line> {
         ));
     }
     if !facts.both_claim.is_empty() {
-        lines.push(conflict(
+        lines.push(note(
             format!(
                 "{} addresses are served by kube-proxy and by the agent: {}",
                 facts.both_claim.len(),
@@ -342,9 +342,9 @@ fn of_bridges(facts: &Facts) -> Vec<Line> {
     if !facts.hairpin_off.is_empty() {
         let ports: Vec<String> =
             facts.hairpin_off.iter().map(|(bridge, port)| format!("{port} of {bridge}")).collect();
-        lines.push(conflict(
+        lines.push(note(
             format!("bridge ports without hairpin mode: {}", listed(&ports)),
-            "a Pod that is an endpoint of a Service it asks gets no answer when the answer is itself",
+            "a Pod that is an endpoint of a Service it asks is served by the proxy, not by the kernel",
             "set hairpinMode: true in the bridge's CNI configuration; for now `bridge link set dev PORT hairpin on`",
         ));
     }

@@ -71,7 +71,8 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
             BULK_BYTES / 1_000_000
         ),
     );
-    Ok(())
+    // `user_cpu_per_gb_ratio` and `user_conn_per_cpu_ratio`: what must pass the proxy, beside bare ones.
+    crate::user_path::run(report)
 }
 
 /// One way from a client to a server.

@@ -147,7 +147,7 @@ fn kube_proxy_and_what_both_serve() {
                 "kube-proxy in mode nftables refuses what goes to a Service's address untranslated",
             ),
             (
-                Grade::Conflict,
+                Grade::Note,
                 "7 addresses are served by kube-proxy and by the agent: 10.96.0.1:80/tcp, 10.96.0.2:80/tcp, \
                  10.96.0.3:80/tcp, 10.96.0.4:80/tcp, 10.96.0.5:80/tcp and 2 more",
             ),
@@ -202,7 +202,7 @@ fn what_the_kernel_and_the_process_lack() {
 fn bridges_and_sysctls() {
     check(
         |it| it.hairpin_off.push(("cni0".to_owned(), "veth1".to_owned())),
-        &[(Grade::Conflict, "bridge ports without hairpin mode: veth1 of cni0")],
+        &[(Grade::Note, "bridge ports without hairpin mode: veth1 of cni0")],
     );
     check(
         |it| it.bridged = [Some(false), None],
