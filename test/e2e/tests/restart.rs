@@ -13,8 +13,8 @@ fn the_kernel_carries_on_while_the_agent_is_away() {
     near.until_path("n2");
     let near_service = [v4(NEAR, 81), v6(NEAR, 81)];
     for frontend in &near_service {
-        let carriers = &near.explain(frontend)["carriers"];
-        assert_eq!(*carriers, serde_json::json!(["kernel: spread over 1 endpoints"]));
+        let carrier = near.explain(frontend)["carriers"][0].as_str().unwrap_or_default().to_owned();
+        assert!(carrier.starts_with("kernel: spread over 1 endpoints"), "{carrier}");
     }
     let held = near_service.clone().map(|frontend| lab.background("c1", &["tcp-held", &frontend]));
     for killed in [false, true] {
