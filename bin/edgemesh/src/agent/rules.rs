@@ -11,6 +11,7 @@ use edgemesh_api::Name;
 use edgemesh_config::{KernelBackend, KernelPath};
 use edgemesh_intercept::{InterceptError, Interceptor};
 use edgemesh_mesh::{Generation, HostFacts, MeshSnapshot, Path, PathSnapshot};
+use edgemesh_net::netlink::NetlinkError;
 use edgemesh_net::netlink::rt::Monitor;
 use edgemesh_ruleset::{DeviceAddress, Ruleset, RulesetSettings, render};
 use ipnet::IpNet;
@@ -153,7 +154,7 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) -> Result<()> {
     generations.mark_changed();
-    let mut monitor = Monitor::open().map_err(InterceptError::from)?;
+    let mut monitor = Monitor::open().map_err(|error| unmonitored(&error)).ok();
     let mut look_at = None;
     let mut due = Instant::now() + VERIFY_EVERY;
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -164,13 +165,9 @@ pub(super) async fn run(
             () = shutdown.cancelled() => break,
             changed = generations.changed() => if changed.is_err() { break },
             () = changed(&mut tunnel) => {}
-            result = monitor.changed() => {
+            () = host_changed(&mut monitor) => {
                 // A Pod that comes is several changes; the first one waits for the others.
                 look_at.get_or_insert(Instant::now() + SETTLE);
-                if let Err(error) = result {
-                    tracing::warn!(%error, "changes of the host's network are noticed at the next check");
-                    tokio::time::sleep(RETRY_AFTER).await;
-                }
                 continue;
             }
             () = at(look_at) => {
@@ -226,6 +223,22 @@ async fn at(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
+}
+
+/// Waits for a change of the host's links, addresses or routes; for ever once they cannot be followed.
+async fn host_changed(monitor: &mut Option<Monitor>) {
+    let error = match monitor {
+        Some(following) => following.changed().await.err(),
+        None => std::future::pending().await,
+    };
+    if let Some(error) = error {
+        unmonitored(&error);
+        *monitor = None;
+    }
+}
+
+fn unmonitored(error: &NetlinkError) {
+    tracing::warn!(%error, "changes of the host's network are noticed by the check of every 30 s only");
 }
 
 /// Waits for the tunnel to tell of a change; for ever where there is none.

@@ -1,8 +1,10 @@
 use std::collections::BTreeSet;
 use std::env;
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use edgemesh_ruleset::Family;
 use edgemesh_ruleset::iptables::{PREFIX, Set, SetType, Sets};
@@ -15,6 +17,10 @@ const MORE_PATHS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
 /// Seconds to wait for another program that changes the rules, as kube-proxy does.
 const LOCK_SECONDS: &str = "5";
+
+/// How long one program may take. The largest restore measured (10,000 Services, nft flavour) took 7 s on a busy machine of
+/// two CPUs; a small board may take several times as long.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which tables of the kernel a program of the name iptables writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +160,16 @@ fn version(program: &Path) -> Result<String, InterceptError> {
 
 /// What a program prints.
 fn run(program: &Path, arguments: &[&str], input: &str) -> Result<String, InterceptError> {
+    run_for(program, arguments, input, PATIENCE)
+}
+
+/// What a program prints that has so long; one that hangs is killed.
+fn run_for(
+    program: &Path,
+    arguments: &[&str],
+    input: &str,
+    patience: Duration,
+) -> Result<String, InterceptError> {
     let failed = |reason: String| InterceptError::Program {
         program: program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned(),
         reason,
@@ -166,22 +182,63 @@ fn run(program: &Path, arguments: &[&str], input: &str) -> Result<String, Interc
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
-    // Those that are given input print nothing before they have read it.
-    let written = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
-    let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() {
-        return Err(failed(format!("{}: {}", output.status, said.trim())));
-    }
-    if let Some(Err(error)) = written {
-        return Err(failed(error.to_string()));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| stdin.map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes())));
+        let errors = scope.spawn(|| read_all(stderr));
+        // One word: that it is over.
+        let (done, ended) = mpsc::sync_channel(1);
+        let output = scope.spawn(move || {
+            let output = read_all(stdout);
+            // Nobody waits for it any more after the patience is over.
+            let _ = done.send(());
+            output
+        });
+        if ended.recv_timeout(patience).is_err() {
+            // Its pipes close with it, and so do the threads end.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(failed(format!(
+                "it did not end within {patience:?} and was killed; look for another program that holds /run/xtables.lock"
+            )));
+        }
+        let status = child.wait().map_err(|error| failed(error.to_string()))?;
+        let said = errors.join().unwrap_or_default();
+        if !status.success() {
+            return Err(failed(format!("{status}: {}", String::from_utf8_lossy(&said).trim())));
+        }
+        match writer.join() {
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            _ => Ok(String::from_utf8_lossy(&output.join().unwrap_or_default()).into_owned()),
+        }
+    })
+}
+
+fn read_all(stream: Option<impl Read>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A stream that breaks off is one of a program that failed, which its status tells.
+    let _ = stream.map(|mut stream| stream.read_to_end(&mut bytes));
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn find_anywhere(program: &str) -> PathBuf {
+        find(program).expect("a program of every system")
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_ended_and_named() {
+        let cat = find_anywhere("cat");
+        let error = run_for(&find_anywhere("tail"), &["-f", "/dev/null"], "", Duration::from_millis(50));
+        let error = error.expect_err("it never ends").to_string();
+        assert!(error.contains("tail") && error.contains("was killed"), "{error}");
+        let printed = run_for(&cat, &[], "what goes in", PATIENCE).expect("cat ends");
+        assert_eq!(printed, "what goes in");
+        assert!(run_for(&cat, &["/nowhere/at/all"], "", PATIENCE).is_err());
+    }
 
     #[test]
     fn a_program_says_its_flavour() {
