@@ -3,8 +3,12 @@
 use edgemesh_e2e::{Agent, FAR, Footprint, Lab, NEAR, eventually, installed, skipped, v4, v6};
 use serde_json::Value;
 
-/// Growth that is no leak: free pages the allocator keeps in a thread's arena, whose number varies from run to run.
-const TOLERANCE_KIB: usize = 2048;
+/// Rounds until one leaves no more than the one before it did: the allocator's arenas and the caches fill over the first
+/// few, as chance spreads the work over the threads. What leaks grows in every round.
+const ROUNDS: usize = 8;
+
+/// Growth of a round that is no leak: less than 12 bytes for each of its connections.
+const TOLERANCE_KIB: usize = 64;
 
 /// Sessions end after this, and not after the 60 s of the default, for which the test would wait. Everything passes the
 /// agent, also what the kernel would carry by itself.
@@ -77,27 +81,33 @@ fn ten_thousand_connections_and_a_thousand_sessions_leave_nothing() {
     let agents = ["n1", "n2"].map(|node| lab.agent(node, &FLAGS));
     agents[0].until_path("n2");
     let start = agents.each_ref().map(at_start);
-    // The first round fills caches and the allocator's arenas, which stay.
     storm(&lab);
     let rest = || [at_rest(&agents[0], start[0].descriptors), at_rest(&agents[1], start[1].descriptors)];
-    let before = rest();
+    let mut peaks = rest();
     let kernel_before = ["n1", "n2"].map(|node| kernel(&lab, node));
-    let ended = agents[0].status()["connections"]["ended"].as_u64().expect("a count");
+    let ended = || agents[0].status()["connections"]["ended"].as_u64().expect("a count");
 
-    storm(&lab);
-    let after = rest();
-    let status = agents[0].status();
-    assert_eq!(status["connections"]["ended"].as_u64().expect("a count") - ended, 11_000, "{status:#}");
-    assert_eq!(status["connections"]["unserved"], 0, "{status:#}");
-    for (number, node) in ["n1", "n2"].into_iter().enumerate() {
-        let (start, before, after) = (start[number], before[number], after[number]);
-        eprintln!("{node}: at start {start:?}, after the first round {before:?}, after the second {after:?}");
-        // Those for blocking work come with it and go after ten idle seconds, so that there are fewer at times.
-        let threads = start.threads.max(before.threads);
-        assert!(after.threads <= threads, "threads of {node}: {threads} -> {}", after.threads);
-        let grown = after.anon_kib.saturating_sub(before.anon_kib);
-        assert!(grown <= TOLERANCE_KIB, "memory of {node}: {} -> {} KiB", before.anon_kib, after.anon_kib);
+    let mut settled = [false; 2];
+    for round in 2..=ROUNDS {
+        let before = ended();
+        storm(&lab);
+        let after = rest();
+        assert_eq!(ended() - before, 11_000, "{:#}", agents[0].status());
+        eprintln!("after round {round}: {after:?}, at most before {peaks:?}");
+        for number in 0..2 {
+            let (start, peak, after) = (start[number], &mut peaks[number], after[number]);
+            // Those for blocking work come with it and go after ten idle seconds, so that there are fewer at times.
+            let threads = start.threads.max(peak.threads);
+            assert!(after.threads <= threads, "threads of n{}: {threads} -> {}", number + 1, after.threads);
+            settled[number] |= after.anon_kib <= peak.anon_kib + TOLERANCE_KIB;
+            peak.anon_kib = peak.anon_kib.max(after.anon_kib);
+        }
+        if settled == [true; 2] {
+            break;
+        }
     }
+    assert_eq!(settled, [true; 2], "memory grew in each of {ROUNDS} rounds, to {peaks:?}");
+    assert_eq!(agents[0].status()["connections"]["unserved"], 0, "{:#}", agents[0].status());
     for (node, before) in ["n1", "n2"].into_iter().zip(kernel_before) {
         assert_eq!(kernel(&lab, node), before, "the kernel's objects on {node}");
         assert_not_tracked(&lab, node);
