@@ -105,6 +105,11 @@ impl Connection {
         woken
     }
 
+    /// Asks at once whether it is alive.
+    pub(crate) fn suspect(&mut self, now: Instant) {
+        self.next_ping = self.next_ping.min(now);
+    }
+
     pub(crate) fn alive(&mut self, now: Instant) {
         self.last_life = now;
     }

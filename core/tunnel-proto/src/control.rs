@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use thiserror::Error;
 
+use crate::circuit::Token;
 use crate::record::{MAX_RECORD, PeerId, SignedRecord};
 use crate::wire::{Reader, put_short};
 
@@ -23,6 +24,15 @@ pub enum Frame {
     Ping(u64),
     /// Answers a [`Frame::Ping`].
     Pong(u64),
+    /// Asks the receiver to make carriers along this connection, which it dialled.
+    CallMe,
+    /// From a relay: a peer asks for a circuit, and this one may come for it with the token.
+    Circuit {
+        /// Names the circuit to the relay.
+        token: Token,
+        /// Who asks.
+        from: PeerId,
+    },
 }
 
 /// Why bytes are no frame; the connection is closed.
@@ -59,6 +69,12 @@ impl Frame {
                 body.extend_from_slice(&number.to_be_bytes());
                 4
             }
+            Self::CallMe => 6,
+            Self::Circuit { token, from } => {
+                body.extend_from_slice(&token.0);
+                body.extend_from_slice(from.as_str().as_bytes());
+                5
+            }
         };
         out.push(kind);
         out.extend_from_slice(&(body.len() as u16).to_be_bytes());
@@ -79,6 +95,8 @@ impl Frame {
             2 => Some(Self::RecordGone(PeerId::decode(body).ok_or(FrameError::Malformed)?)),
             3 => Some(Self::Ping(decode_number(body)?)),
             4 => Some(Self::Pong(decode_number(body)?)),
+            6 => Some(Self::CallMe),
+            5 => Some(decode_circuit(body).ok_or(FrameError::Malformed)?),
             _ => None,
         };
         Ok(Some((frame, reader.taken())))
@@ -91,6 +109,12 @@ fn decode_record(body: &[u8]) -> Option<SignedRecord> {
     let signature = Bytes::copy_from_slice(reader.short()?);
     let rest = body.get(reader.taken()..)?;
     (rest.len() <= MAX_RECORD).then(|| SignedRecord { body: Bytes::copy_from_slice(rest), key, signature })
+}
+
+fn decode_circuit(body: &[u8]) -> Option<Frame> {
+    let mut reader = Reader::new(body);
+    let token = Token(reader.array()?);
+    Some(Frame::Circuit { token, from: PeerId::decode(body.get(reader.taken()..)?)? })
 }
 
 fn decode_number(body: &[u8]) -> Result<u64, FrameError> {

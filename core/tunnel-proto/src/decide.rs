@@ -23,14 +23,14 @@ const MAX_CIRCUIT_DIALS: usize = 8;
 
 /// Collects the earliest of several times.
 #[derive(Default)]
-struct Wake(Option<Instant>);
+pub(crate) struct Wake(Option<Instant>);
 
 impl Wake {
-    fn at(&mut self, at: Instant) {
+    pub(crate) fn at(&mut self, at: Instant) {
         self.0 = Some(self.0.map_or(at, |wake| wake.min(at)));
     }
 
-    fn maybe(&mut self, at: Option<Instant>) {
+    pub(crate) fn maybe(&mut self, at: Option<Instant>) {
         if let Some(at) = at {
             self.at(at);
         }
@@ -267,9 +267,12 @@ impl TunnelState {
         }
         for id in self.peers.keys().cloned().collect::<Vec<_>>() {
             self.keep_peer(&id, wanted.contains(&id), demanded.contains(&id), now, wake);
+            let named = self.wanted_by_name(&id);
+            self.keep_ways(&id, named, now, wake);
         }
         self.peers.retain(|id, peer| {
             !peer.conns.is_empty()
+                || !peer.ways.is_empty()
                 || peer.dialling()
                 || wanted.contains(id)
                 || self.directory.record(id).is_some()
@@ -438,6 +441,13 @@ impl TunnelState {
     /// Circuits to a peer: through the relays its record names, the own ones before others; through every own relay
     /// while there is no record. A record that names none tells that there is no reservation yet.
     fn circuit_addresses(&self, id: &PeerId) -> Vec<Address> {
+        let relays = self.circuit_relays(id);
+        let circuits = relays.iter().take(MAX_CIRCUITS);
+        circuits.map(|relay| Address::new(format!("{relay}/p2p-circuit/p2p/{id}"))).collect()
+    }
+
+    /// The relays that lead to a peer, each as `<address>/p2p/<relay>`.
+    pub(crate) fn circuit_relays(&self, id: &PeerId) -> Vec<Address> {
         let record = self.directory.record(id);
         let named: &[Address] = record.map_or(&[], |record| &record.relays);
         let up: Vec<Address> = self
@@ -457,12 +467,7 @@ impl TunnelState {
             known.map(|peer| format!("/p2p/{peer}")).any(|suffix| relay.as_str().ends_with(&suffix))
         };
         let foreign: Vec<Address> = named.iter().filter(|relay| !own(relay)).cloned().collect();
-        let chosen = if up.is_empty() { foreign } else { up };
-        chosen
-            .iter()
-            .take(MAX_CIRCUITS)
-            .map(|relay| Address::new(format!("{relay}/p2p-circuit/p2p/{id}")))
-            .collect()
+        if up.is_empty() { foreign } else { up }
     }
 
     /// Closes what a better connection replaces, and what nobody needs.
@@ -509,7 +514,7 @@ impl TunnelState {
         }
     }
 
-    fn wanted_by_name(&self, id: &PeerId) -> bool {
+    pub(crate) fn wanted_by_name(&self, id: &PeerId) -> bool {
         self.directory
             .node_of(id)
             .is_some_and(|node| self.wanted.warm.contains(node) || self.wanted.demanded.contains_key(node))

@@ -11,6 +11,7 @@ use crate::connection::ConnId;
 use crate::control::Frame;
 use crate::record::{Address, PeerId, PeerRecord, SignedRecord};
 use crate::relay::RelayReason;
+use crate::ways::{AttemptId, CarryId, Way};
 
 /// What the tunnel is, fixed at its start.
 #[derive(Clone, Debug)]
@@ -196,6 +197,42 @@ pub enum Input {
         /// The addresses to tell.
         addresses: Vec<Address>,
     },
+    /// A carrier came up.
+    CarrierUp {
+        /// Its name.
+        carrier: CarryId,
+        /// The attempt it came from; `None` when the peer made it.
+        attempt: Option<AttemptId>,
+        /// Whose it is.
+        peer: PeerId,
+        /// How it was made.
+        way: Way,
+    },
+    /// A carrier is gone.
+    CarrierDown {
+        /// Its name.
+        carrier: CarryId,
+        /// Whose it was.
+        peer: PeerId,
+        /// It gave no sign of life any more.
+        dead: bool,
+    },
+    /// An attempt to make a carrier failed.
+    CarryFailed {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Whose it was.
+        peer: PeerId,
+        /// Why.
+        failure: Failure,
+    },
+    /// What the session with a peer carries.
+    SessionLoad {
+        /// The peer.
+        peer: PeerId,
+        /// Streams open in it now.
+        streams: u32,
+    },
     /// A new snapshot of the mesh.
     Mesh {
         /// Nodes of endpoints: connections to them are kept warm.
@@ -264,6 +301,20 @@ pub enum Action {
     Close {
         /// The connection.
         conn: ConnId,
+    },
+    /// Make a carrier; answered by [`Input::CarrierUp`] or [`Input::CarryFailed`] within the edge's dial timeout.
+    Carry {
+        /// The attempt.
+        attempt: AttemptId,
+        /// To whom.
+        peer: PeerId,
+        /// How.
+        way: Way,
+    },
+    /// End a carrier; what is open on it goes on on others.
+    EndCarrier {
+        /// Its name.
+        carrier: CarryId,
     },
     /// An attempt to reach a node failed in full: whoever waited since before `started` need not wait on.
     GaveUp {

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::wire::{Reader, kubernetes_name};
 
 /// The libp2p protocol of streams to a backend.
-pub const STREAM_PROTOCOL: &str = "/edgemesh/stream/1.0.0";
+pub const CARRIER_PROTOCOL: &str = "/edgemesh/carrier/1.0.0";
 
 /// An upper bound a reader may allocate for; the longest valid header is far below it, so that fields can be added.
 pub const MAX_HEADER: usize = 1024;

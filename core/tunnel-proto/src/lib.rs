@@ -5,19 +5,23 @@
 //! [`TunnelState::take_changed`] says so, and calls [`TunnelState::handle_timeout`] at
 //! [`TunnelState::poll_timeout`]. Peer identities and multiaddrs are text here; libp2p stays at the edge.
 
+pub mod circuit;
 mod connection;
 mod control;
 mod decide;
 mod directory;
 mod event;
 mod header;
+mod nat;
 mod path;
 mod peer;
 mod punch;
 mod record;
 mod relay;
 mod schedule;
+pub mod session;
 mod state;
+mod ways;
 mod wire;
 
 pub use connection::{ConnId, DEAD_AFTER, PING_BUSY, PING_IDLE};
@@ -25,11 +29,13 @@ pub use control::{CONTROL_PROTOCOL, Frame, FrameError, MAX_FRAME};
 pub use directory::{CONFLICT_HOLD, Conflict, MAX_RECORDS};
 pub use event::{Action, DialId, DialTo, Failure, Input, LinkKind, RelayTarget, Report, TunnelSpec};
 pub use header::{
-    Answer, HeaderError, MAX_DATAGRAM, MAX_HEADER, STREAM_PROTOCOL, StreamHeader, datagram_prefix,
+    Answer, CARRIER_PROTOCOL, HeaderError, MAX_DATAGRAM, MAX_HEADER, StreamHeader, datagram_prefix,
     split_datagram,
 };
+pub use nat::{NatKind, expected};
 pub use path::UnreachableReason;
 pub use punch::PUNCH_STEPS;
 pub use record::{Address, MAX_RECORD, PeerId, PeerRecord, RecordError, SIGNING_DOMAIN, Sign, SignedRecord};
 pub use relay::{RelayReason, RelayState, RelayView};
 pub use state::{ConnectionView, PeerView, TunnelState};
+pub use ways::{AttemptId, CarryId, Way};

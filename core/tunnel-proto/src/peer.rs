@@ -7,6 +7,7 @@ use crate::event::{DialId, Failure};
 use crate::punch::Punch;
 use crate::record::Address;
 use crate::schedule::Retry;
+use crate::ways::Ways;
 
 /// The longest pause between attempts while somebody waits for the peer.
 pub(crate) const DEMAND_RETRY: Duration = Duration::from_secs(2);
@@ -52,6 +53,7 @@ pub(crate) struct Peer {
     /// The record changed since the last attempt began: what it names now may lead there.
     pub(crate) fresh: bool,
     pub(crate) failure: Option<Failure>,
+    pub(crate) ways: Ways,
     /// Addresses found in the LAN, with the last sign of each.
     pub(crate) lan: Vec<(Address, Instant)>,
 }

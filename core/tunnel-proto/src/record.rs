@@ -26,7 +26,7 @@ const MAX_NODE: usize = 253;
 /// Label values (zones) have 63 bytes at most.
 const MAX_LABEL: usize = 63;
 /// base58 of the longest identity multihash in use (SHA-256 of an RSA key) has 46 characters, Ed25519 has 52.
-const MAX_PEER: usize = 64;
+pub(crate) const MAX_PEER: usize = 64;
 const VERSION: u8 = 1;
 
 /// A libp2p peer identity as text (base58).

@@ -158,6 +158,12 @@ impl TunnelState {
                 // The addresses of the interfaces come one by one.
                 self.dial_from = self.dial_from.map(|from| from.min(now + LISTEN_SETTLE));
             }
+            Input::CarrierUp { carrier, attempt, peer, way } => {
+                self.carrier_up(carrier, attempt, &peer, way, now);
+            }
+            Input::CarrierDown { carrier, peer, dead } => self.carrier_down(carrier, &peer, dead, now),
+            Input::CarryFailed { attempt, peer, failure } => self.carry_failed(attempt, &peer, failure, now),
+            Input::SessionLoad { peer, streams } => return self.session_load(&peer, streams, now),
             Input::Mesh { nodes, vouched } => {
                 self.wanted.warm = nodes;
                 if let Some(own) = &self.spec.node {
@@ -247,6 +253,23 @@ impl TunnelState {
     /// The node a peer speaks for, once settled.
     pub fn node_of(&self, peer: &PeerId) -> Option<&Name> {
         self.directory.node_of(peer)
+    }
+
+    /// The last record of a peer.
+    pub fn record_of(&self, peer: &PeerId) -> Option<&PeerRecord> {
+        self.directory.record(peer)
+    }
+
+    /// The connection to a peer that no relay carries.
+    pub fn direct(&self, peer: &PeerId) -> Option<ConnId> {
+        let (conn, connection) = self.best_of(self.peers.get(peer)?)?;
+        // Relayed paths rank last.
+        (!connection.relayed()).then_some(conn)
+    }
+
+    /// Whether a peer is one of the relays this node uses.
+    pub fn uses_relay(&self, peer: &PeerId) -> bool {
+        self.relays.iter().any(|relay| relay.conn.is_some() && relay.peer.as_ref() == Some(peer))
     }
 
     /// The relays of the configuration.
@@ -457,6 +480,12 @@ impl TunnelState {
             }
             // The edge verifies records and hands them in as `Input::Record`.
             Frame::Record(_) => {}
+            Frame::CallMe => {
+                self.called(conn);
+                self.wake = Some(now);
+            }
+            // The edge hands offers on to whoever opens carriers.
+            Frame::Circuit { .. } => {}
         }
     }
 
@@ -598,12 +627,19 @@ impl TunnelState {
             if self.spec.node.as_ref() == Some(&node) {
                 continue;
             }
-            let best = self.directory.peer_of(&node).and_then(|peer| self.best_of(self.peers.get(peer)?));
-            let path = best.map_or(NodePath::new(Path::Unreachable), |(_, connection)| NodePath {
-                path: connection.path(),
-                rtt: connection.rtt,
-                lan_address: connection.lan_address(),
-            });
+            let peer = self.directory.peer_of(&node).and_then(|peer| self.peers.get(peer));
+            // What carries is the path; a connection that no carrier uses yet is the one to be.
+            let carried = peer.and_then(|peer| peer.ways.path());
+            let path = match (peer.and_then(|peer| self.best_of(peer)), carried) {
+                (Some((_, connection)), carried) if carried.is_none_or(|path| path == connection.path()) => {
+                    NodePath {
+                        path: connection.path(),
+                        rtt: connection.rtt,
+                        lan_address: connection.lan_address(),
+                    }
+                }
+                (_, carried) => NodePath::new(carried.unwrap_or(Path::Unreachable)),
+            };
             paths.nodes.insert(node, path);
         }
         let before = std::mem::replace(&mut self.published.paths, paths);

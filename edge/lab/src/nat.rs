@@ -8,8 +8,8 @@ use edgemesh_net::netlink::nft::{
     PayloadBase, Rule, Set, Table, ct_state, nat_flags,
 };
 
-use crate::plan::{NodePlan, RouterPlan};
-use crate::site::{Filtering, Mapping, Unsolicited};
+use crate::plan::NodePlan;
+use crate::site::{Filtering, Mapping, Nat as Translation, Outbound, Unsolicited};
 
 const TABLE: Table<'static> = Table { family: Family::Inet, name: "lab" };
 
@@ -25,14 +25,14 @@ const fn chain(name: &'static str, kind: ChainKind, hook: Hook, priority: i32) -
     Chain { name, base: Some(Base { kind, hook, priority, drop: false }) }
 }
 
-/// Installs a router's rules in the network namespace of the calling thread.
-pub(crate) fn install(router: &RouterPlan) -> io::Result<()> {
+/// Installs the rules of a router with this outer address in the network namespace of the calling thread.
+pub(crate) fn install(nat: Translation, outer: Ipv4Addr, outbound: Outbound) -> io::Result<()> {
     let mut batch = Batch::new();
     batch.add_table(TABLE);
-    filter(&mut batch, router);
-    match router.nat.mapping {
+    filter(&mut batch, nat, outbound);
+    match nat.mapping {
         Mapping::None => {}
-        Mapping::EndpointIndependent => endpoint_independent(&mut batch, router),
+        Mapping::EndpointIndependent => endpoint_independent(&mut batch, nat, outer),
         Mapping::AddressAndPortDependent => {
             batch.add_chain(TABLE, SOURCE_NAT);
             let rule = from_lan().masquerade(nat_flags::FULLY_RANDOM);
@@ -48,7 +48,7 @@ fn from_lan() -> Rule {
 
 /// Gives every inner address and port one outer port. A plain masquerade does so only for the first host that uses a
 /// port: a second one with the same port keeps it towards some destinations and gets another one towards others.
-fn endpoint_independent(batch: &mut Batch, router: &RouterPlan) {
+fn endpoint_independent(batch: &mut Batch, nat: Translation, outer: Ipv4Addr) {
     use KeyType::{InetProto, InetService, Ipv4Addr};
     // Which outer port an inner address and port has, and the way back.
     let out = Set { name: OUT, key: &[InetProto, Ipv4Addr, InetService], data: &[InetService] };
@@ -57,13 +57,14 @@ fn endpoint_independent(batch: &mut Batch, router: &RouterPlan) {
     batch.add_learned_map(TABLE, back, LEARNED);
     batch.add_chain(TABLE, SOURCE_NAT);
     for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
-        for rule in endpoint_independent_rules(protocol as u8, router.outer.v4.addr()) {
+        for rule in endpoint_independent_rules(protocol as u8, outer) {
             batch.add_rule(TABLE, SOURCE_NAT.name, &rule);
         }
     }
     // ICMP echoes and whatever else has no ports.
     batch.add_rule(TABLE, SOURCE_NAT.name, &from_lan().masquerade(0));
-    if router.nat.filtering == Filtering::EndpointIndependent {
+    // What is filtered by its address is so after its destination is known.
+    if nat.filtering != Filtering::AddressAndPortDependent {
         batch.add_chain(TABLE, chain("destination-nat", ChainKind::Nat, Hook::Prerouting, PRIORITY_DEST_NAT));
         for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
             let rule = Rule::new().iifname("wan").nfproto(Family::Ip).l4proto(Cmp::Eq, protocol as u8);
@@ -96,6 +97,11 @@ const fn l4proto(reg: u32) -> Expr {
 /// The source address of an IPv4 header.
 const fn source(reg: u32) -> Expr {
     Expr::Payload { base: PayloadBase::Network, offset: 12, len: 4, reg }
+}
+
+/// The destination address of an IPv4 header.
+const fn destination(reg: u32) -> Expr {
+    Expr::Payload { base: PayloadBase::Network, offset: 16, len: 4, reg }
 }
 
 /// The source port of a TCP or UDP header.
@@ -146,25 +152,70 @@ fn endpoint_independent_rules(protocol: u8, outer: Ipv4Addr) -> [Rule; 5] {
     ]
 }
 
-/// Lets nothing in from outside that nobody inside asked for.
-fn filter(batch: &mut Batch, router: &RouterPlan) {
+/// Lets nothing in from outside that nobody inside asked for, and nothing out that is not allowed.
+fn filter(batch: &mut Batch, nat: Translation, outbound: Outbound) {
+    const FORWARD: Chain<'static> = chain("forward", ChainKind::Filter, Hook::Forward, PRIORITY_FILTER);
     batch.add_chain(TABLE, chain("input", ChainKind::Filter, Hook::Input, PRIORITY_FILTER));
-    batch.add_chain(TABLE, chain("forward", ChainKind::Filter, Hook::Forward, PRIORITY_FILTER));
+    batch.add_chain(TABLE, FORWARD);
+    for rule in kept_in(outbound) {
+        batch.add_rule(TABLE, FORWARD.name, &rule);
+    }
     let unasked = ct_state::NEW | ct_state::INVALID;
     // Without a rule the router's own stack answers: a reset or an ICMP error, for nobody listens there.
-    if router.nat.unsolicited == Unsolicited::Drop {
+    if nat.unsolicited == Unsolicited::Drop {
         for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
             let rule = Rule::new().iifname("wan").ct_state(unasked).l4proto(Cmp::Eq, protocol as u8);
             batch.add_rule(TABLE, "input", &rule.drop());
         }
     }
+    if nat.mapping != Mapping::None && nat.filtering == Filtering::AddressDependent {
+        by_address(batch, FORWARD.name);
+    }
     // With endpoint-independent filtering, what comes in new was sent to a mapped port: nothing else is forwarded.
-    if router.nat.mapping != Mapping::None && router.nat.filtering == Filtering::AddressAndPortDependent {
+    if nat.mapping != Mapping::None && nat.filtering != Filtering::EndpointIndependent {
         let rule = Rule::new().iifname("wan").nfproto(Family::Ip).ct_state(unasked);
-        batch.add_rule(TABLE, "forward", &rule.drop());
+        batch.add_rule(TABLE, FORWARD.name, &rule.drop());
     }
     let rule = Rule::new().iifname("wan").nfproto(Family::Ip6).ct_state(unasked);
-    batch.add_rule(TABLE, "forward", &rule.drop());
+    batch.add_rule(TABLE, FORWARD.name, &rule.drop());
+}
+
+/// The rules that drop what may not go out.
+fn kept_in(outbound: Outbound) -> Vec<Rule> {
+    let (tcp, udp) = (libc::IPPROTO_TCP as u8, libc::IPPROTO_UDP as u8);
+    // Only what begins is looked at: answers to what came in go out.
+    let begins = || Rule::new().oifname("wan").ct_state(ct_state::NEW);
+    match outbound {
+        Outbound::All => Vec::new(),
+        Outbound::NoUdp => vec![begins().l4proto(Cmp::Eq, udp).drop()],
+        Outbound::Tcp443 => {
+            let https = 443_u16.to_be_bytes();
+            let other = begins().l4proto(Cmp::Eq, tcp).payload(PayloadBase::Transport, 2, Cmp::Neq, &https);
+            vec![begins().l4proto(Cmp::Neq, tcp).drop(), other.drop()]
+        }
+    }
+}
+
+/// Lets in what comes to a mapped port from any port of an address that the inner address and port has sent to.
+fn by_address(batch: &mut Batch, forward: &str) {
+    use KeyType::{InetProto, InetService, Ipv4Addr};
+    /// Protocol, inner address and port, outer address.
+    const ASKED: &str = "asked";
+    let asked = Set { name: ASKED, key: &[InetProto, Ipv4Addr, InetService, Ipv4Addr], data: &[] };
+    batch.add_learned_map(TABLE, asked, LEARNED);
+    for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+        let of = |rule: Rule, exprs: [Expr; 5]| {
+            exprs.into_iter().fold(rule.nfproto(Family::Ip).l4proto(Cmp::Eq, protocol as u8), Rule::expr)
+        };
+        let asks = Expr::Learn { op: LearnOp::Add, set: ASKED.into(), key: 1, value: None, timeout: None };
+        let exprs = [l4proto(1), source(2), source_port(3), destination(4), asks];
+        batch.add_rule(TABLE, forward, &of(Rule::new().oifname("wan"), exprs));
+        // The destination is the inner one by now.
+        let known = Expr::Lookup { set: ASKED.into(), reg: 1, invert: false, value: None };
+        let exprs = [l4proto(1), destination(2), destination_port(3), source(4), known];
+        let came = Rule::new().iifname("wan").ct_state(ct_state::NEW);
+        batch.add_rule(TABLE, forward, &of(came, exprs).accept());
+    }
 }
 
 /// Gives what pods send beyond their node the node's address, as container runtimes do.

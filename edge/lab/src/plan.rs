@@ -5,12 +5,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::site::{Lan, Link, Nat, Node, Pod, Site, SiteError};
+use crate::site::{Lan, Link, Nat, Node, Outbound, Pod, Site, SiteError};
 
 /// The internet of the laboratory: documentation ranges (RFC 5737, RFC 3849), so that no real address is hidden.
 pub const INTERNET4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(203, 0, 113, 0), 24);
 /// As above.
 pub const INTERNET6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 64);
+
+/// Carriers number their customers from the range RFC 6598 has for it, one /24 of it for each LAN here; IPv6 ends there.
+const CARRIER4: [u8; 2] = [100, 64];
+const CARRIER6: u16 = 0xfd64;
+/// Host number of a LAN's router in its carrier's network; 1 is the carrier's own.
+const CUSTOMER: u32 = 2;
 
 /// First host numbers of the internet: its gateway, then routers, then cloud nodes.
 const GATEWAY: u32 = 1;
@@ -65,8 +71,23 @@ pub struct RouterPlan {
     pub routed6: bool,
     /// Its translation.
     pub nat: Nat,
+    /// What it lets out.
+    pub outbound: Outbound,
     /// Its uplink.
     pub uplink: Link,
+    /// The router between it and the internet.
+    pub carrier: Option<CarrierPlan>,
+}
+
+/// A provider's router.
+#[derive(Clone, Copy, Debug)]
+pub struct CarrierPlan {
+    /// Address towards the internet.
+    pub outer: Addresses,
+    /// Address towards the LAN's router.
+    pub inner: Addresses,
+    /// Its translation.
+    pub nat: Nat,
 }
 
 /// A node.
@@ -148,13 +169,26 @@ fn plan_router(index: usize, lan: &Lan) -> Result<RouterPlan, SiteError> {
     let range4 = lan.subnet4.unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, number, 0, 0), 24));
     let own6 = Ipv6Addr::new(0xfd00, u16::from(number), 0, 0, 0, 0, 0, 0);
     let range6 = lan.subnet6.unwrap_or(Ipv6Net::new_assert(own6, 64));
+    let public = at(INTERNET4, INTERNET6, FIRST_ROUTER + u32::from(number))?;
+    let [first, second] = CARRIER4;
+    let carrier4 = Ipv4Net::new_assert(Ipv4Addr::new(first, second, number, 0), 24);
+    let carrier6 = Ipv6Net::new_assert(Ipv6Addr::new(CARRIER6, u16::from(number), 0, 0, 0, 0, 0, 0), 64);
+    let (outer, carrier) = match lan.carrier {
+        None => (public, None),
+        Some(nat) => {
+            let inner = at(carrier4, carrier6, GATEWAY)?;
+            (at(carrier4, carrier6, CUSTOMER)?, Some(CarrierPlan { outer: public, inner, nat }))
+        }
+    };
     Ok(RouterPlan {
         lan: lan.name.clone(),
-        outer: at(INTERNET4, INTERNET6, FIRST_ROUTER + u32::from(number))?,
+        outer,
         inner: at(range4, range6, GATEWAY)?,
         routed6: lan.routed6,
         nat: lan.nat,
+        outbound: lan.outbound,
         uplink: lan.uplink,
+        carrier,
     })
 }
 

@@ -61,6 +61,12 @@ pub struct Lan {
     /// The router's address translation.
     #[serde(default)]
     pub nat: Nat,
+    /// The translation of a second router between the LAN's own and the internet: the provider's (RFC 6888).
+    #[serde(default)]
+    pub carrier: Option<Nat>,
+    /// What the router lets out.
+    #[serde(default)]
+    pub outbound: Outbound,
     /// The link from the router to the internet.
     #[serde(default)]
     pub uplink: Link,
@@ -104,6 +110,8 @@ pub enum Mapping {
 pub enum Filtering {
     /// From anybody ("full cone"); needs an endpoint-independent mapping.
     EndpointIndependent,
+    /// From any port of an address the inner host has sent to; needs an endpoint-independent mapping.
+    AddressDependent,
     /// From the address and port the inner host has sent to.
     #[default]
     AddressAndPortDependent,
@@ -118,6 +126,20 @@ pub enum Unsolicited {
     Drop,
     /// TCP reset, ICMP port unreachable.
     Reset,
+}
+
+/// What hosts of a LAN may begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outbound {
+    /// Everything.
+    #[default]
+    All,
+    /// Everything but UDP.
+    NoUdp,
+    /// TCP connections to port 443, and nothing else.
+    #[serde(rename = "tcp-443")]
+    Tcp443,
 }
 
 /// A link's impairments.
@@ -294,13 +316,27 @@ impl Site {
                 return wrong(format!("name {name:?} is used twice"));
             }
         }
-        for Lan { name, nat, .. } in &self.lans {
-            if nat.filtering == Filtering::EndpointIndependent
-                && nat.mapping == Mapping::AddressAndPortDependent
-            {
+        for Lan { name, nat, carrier, routed6, .. } in &self.lans {
+            for Nat { mapping, filtering, .. } in [*nat].into_iter().chain(*carrier) {
+                let word = match filtering {
+                    Filtering::EndpointIndependent => "endpoint-independent",
+                    Filtering::AddressDependent => "address-dependent",
+                    Filtering::AddressAndPortDependent => continue,
+                };
+                // Without translation there is nothing to filter by; the word is then only without effect.
+                if mapping == Mapping::AddressAndPortDependent {
+                    return wrong(format!(
+                        "lan {name:?}: filtering {word} needs mapping endpoint-independent"
+                    ));
+                }
+            }
+            if carrier.is_some_and(|carrier| [nat.mapping, carrier.mapping].contains(&Mapping::None)) {
                 return wrong(format!(
-                    "lan {name:?}: filtering endpoint-independent needs mapping endpoint-independent"
+                    "lan {name:?}: behind a carrier both routers translate; mapping is none"
                 ));
+            }
+            if carrier.is_some() && *routed6 {
+                return wrong(format!("lan {name:?}: a carrier passes no IPv6; routed6 is true"));
             }
         }
         Ok(())

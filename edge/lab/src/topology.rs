@@ -11,8 +11,8 @@ use edgemesh_net::wire::{Counters, Port, Wires};
 use ipnet::IpNet;
 
 use crate::nat;
-use crate::plan::{NodePlan, Plan, RouterPlan};
-use crate::site::Link;
+use crate::plan::{Addresses, CarrierPlan, NodePlan, Plan, RouterPlan};
+use crate::site::{Link, Outbound};
 
 /// The address the agent's DNS server has on every node.
 const DNS: &str = "169.254.96.16";
@@ -44,7 +44,7 @@ enum Way {
 /// A link as `status` shows it.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct LinkState {
-    /// Its name: `lan:NAME` for an uplink, the node's name for the others.
+    /// Its name: `lan:NAME` for an uplink, `carrier:NAME` for that of its carrier, the node's name for the others.
     pub name: String,
     /// Whether it swallows everything.
     pub cut: bool,
@@ -188,26 +188,47 @@ impl Builder<'_> {
     }
 
     fn router(&mut self, router: &RouterPlan) -> io::Result<Arc<Namespace>> {
+        let (mut above, mut gateway) = (Arc::clone(&self.internet), self.plan.gateway);
+        if let Some(CarrierPlan { outer, inner, nat }) = router.carrier {
+            let name = format!("carrier:{}", router.lan);
+            above = self.gate(&name, (&above, gateway), Link::default(), (outer, inner), || {
+                nat::install(nat, outer.v4.addr(), Outbound::All)
+            })?;
+            gateway = inner;
+        }
+        let name = format!("lan:{}", router.lan);
+        self.gate(&name, (&above, gateway), router.uplink, (router.outer, router.inner), || {
+            nat::install(router.nat, router.outer.v4.addr(), router.outbound)
+        })
+    }
+
+    /// A router between a network above, whose gateway it uses, and one of its own.
+    fn gate(
+        &mut self,
+        name: &str,
+        (above, gateway): (&Namespace, Addresses),
+        uplink: Link,
+        (outer, inner): (Addresses, Addresses),
+        rules: impl FnOnce() -> io::Result<()> + Send,
+    ) -> io::Result<Arc<Namespace>> {
         let net = Arc::new(switch("router", true)?);
         self.held.push(Arc::clone(&net));
-        let internet = Arc::clone(&self.internet);
-        self.wire(&format!("lan:{}", router.lan), &net, "wan", &internet, router.uplink)?;
-        let gateway = self.plan.gateway;
+        self.wire(name, &net, "wan", above, uplink)?;
         net.run(|| {
             let mut rt = open()?;
             let lan = index(&mut rt, "br0")?;
             let wan = index(&mut rt, "wan")?;
-            for address in router.inner.nets() {
+            for address in inner.nets() {
                 add_address(&mut rt, lan, address)?;
             }
-            for address in router.outer.nets() {
+            for address in outer.nets() {
                 add_address(&mut rt, wan, address)?;
             }
             for gateway in gateway.hosts() {
                 let default = Route::via(Prefix::default_of(gateway), gateway);
                 rt.add_route(&default).map_err(io::Error::other)?;
             }
-            nat::install(router)
+            rules()
         })?;
         Ok(net)
     }

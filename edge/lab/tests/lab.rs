@@ -222,7 +222,7 @@ lans:
             "{seen:?}"
         );
     }
-    assert_eq!(site.ask_probe("n1", "filtering 203.0.113.10:7000"), filtering, "{nat}");
+    assert_eq!(site.ask_probe("n1", "filtering 203.0.113.10:7000 203.0.113.11:7000"), filtering, "{nat}");
     assert_eq!(site.ask_probe("c1", "knock 203.0.113.101:9"), knock, "{nat}");
 }
 
@@ -231,6 +231,11 @@ fn routers_translate_as_the_site_says() {
     check_nat("{}", "independent", "filtered", "dropped dropped");
     check_nat("{ unsolicited: reset }", "independent", "filtered", "refused refused");
     check_nat("{ filtering: endpoint-independent }", "independent", "open", "dropped dropped");
+    check_nat("{ filtering: address-dependent }", "independent", "by-address", "dropped dropped");
+    check_nat("{}, carrier: {}", "independent", "filtered", "dropped dropped");
+    let wide = "filtering: endpoint-independent";
+    check_nat(&format!("{{ {wide} }}, carrier: {{ {wide} }}"), "independent", "open", "dropped dropped");
+    check_nat("{}, carrier: { mapping: symmetric }", "dependent", "filtered", "dropped dropped");
     check_nat("{ mapping: symmetric }", "dependent", "filtered", "dropped dropped");
     check_nat(
         "{ mapping: address-and-port-dependent, unsolicited: reset }",
@@ -239,6 +244,23 @@ fn routers_translate_as_the_site_says() {
         "refused refused",
     );
     check_nat("{ mapping: none }", "independent", "open", "dropped dropped");
+}
+
+#[test]
+fn routers_let_out_what_the_site_says() {
+    let check = |outbound: &str, knocks: [(&str, &str); 2]| {
+        let text = format!(
+            "cloud: {{ nodes: [{{ name: c1 }}] }}\nlans: [{{ name: home, outbound: {outbound}, nodes: [{{ name: n1 }}] }}]\n"
+        );
+        let site = TestLab::up("outbound", &text);
+        for (port, outcome) in knocks {
+            let seen = site.ask_probe("n1", &format!("knock 203.0.113.10:{port}"));
+            assert_eq!(seen, outcome, "{outbound}: TCP and UDP to port {port}, where nobody listens");
+        }
+    };
+    check("all", [("443", "refused refused"), ("9", "refused refused")]);
+    check("no-udp", [("443", "refused dropped"), ("9", "refused dropped")]);
+    check("tcp-443", [("443", "refused dropped"), ("9", "dropped dropped")]);
 }
 
 #[test]

@@ -53,6 +53,13 @@ fn mistakes_are_named() {
             "lans: [{ name: a, nat: { mapping: symmetric, filtering: endpoint-independent } }]",
             &["needs mapping endpoint-independent"],
         ),
+        (
+            "lans: [{ name: a, carrier: { mapping: symmetric, filtering: address-dependent } }]",
+            &["filtering address-dependent needs mapping endpoint-independent"],
+        ),
+        ("lans: [{ name: a, nat: { mapping: none }, carrier: {} }]", &["both routers translate"]),
+        ("lans: [{ name: a, routed6: true, carrier: {} }]", &["passes no IPv6"]),
+        ("lans: [{ name: a, outbound: http }]", &["http"]),
     ] {
         let error = Site::parse(text, "site.yaml").expect_err(text).to_string();
         for part in expected {

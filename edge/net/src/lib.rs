@@ -6,5 +6,6 @@ pub mod meet;
 pub mod netlink;
 pub mod netns;
 pub mod socket;
+pub mod splice;
 pub mod wire;
 pub mod xtables;

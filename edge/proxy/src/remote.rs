@@ -9,6 +9,7 @@ use edgemesh_balance::Recent;
 use edgemesh_mesh::MeshSnapshot;
 use edgemesh_net::meet::{Answer, Inbound, Refusal, Serve};
 use edgemesh_net::socket;
+use edgemesh_net::splice::pump;
 use edgemesh_route::{Direction, Observe, Outcome, RejectReason, admit};
 use futures::future::BoxFuture;
 use tokio::net::UdpSocket;
@@ -16,7 +17,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::{connect_tcp, failure};
-use crate::pump::pump;
 use crate::record::Record;
 use crate::{Counters, ProxySettings, udp};
 
@@ -125,7 +125,8 @@ impl Inner {
             socket::reset(socket);
             return Outcome::Reset;
         };
-        let pumped = pump(&mut stream, &mut socket, Bytes::new(), self.settings.tcp_idle, &self.stop).await;
+        let pumped =
+            pump(&mut stream, &mut socket, Bytes::new(), self.settings.tcp_idle, &self.stop, |_, _| {}).await;
         record.moved(pumped.sent, pumped.received);
         if pumped.second_cut {
             socket::reset(socket);

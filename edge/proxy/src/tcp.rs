@@ -7,6 +7,7 @@ use bytes::Bytes;
 use edgemesh_api::Protocol;
 use edgemesh_mesh::Frontend;
 use edgemesh_net::socket::{self, canonical};
+use edgemesh_net::splice::pump;
 use edgemesh_route::{Conn, Decision, Direction, Outcome, RejectReason};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -15,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dial::{Stream, dial, ran_out};
 use crate::listen::Shared;
-use crate::pump::pump;
 use crate::record::Record;
 
 /// First bytes of a client that travel with the header of a tunnel stream: the longest TLS record, in which a
@@ -121,8 +121,8 @@ async fn serve(
     };
     let (idle, stop) = (shared.settings.tcp_idle, &shared.stop);
     let pumped = match &mut stream {
-        Stream::Socket(backend) => pump(&mut client, backend, first, idle, stop).await,
-        Stream::Tunnel(backend) => pump(&mut client, backend, first, idle, stop).await,
+        Stream::Socket(backend) => pump(&mut client, backend, first, idle, stop, |_, _| {}).await,
+        Stream::Tunnel(backend) => pump(&mut client, backend, first, idle, stop, |_, _| {}).await,
     };
     record.moved(pumped.sent, pumped.received);
     if pumped.first_cut {

@@ -14,8 +14,8 @@ use edgemesh_mesh::{Generation, MeshSnapshot, PathSnapshot};
 use edgemesh_net::meet::Serve;
 use edgemesh_route::DialError;
 use edgemesh_tunnel_proto::{
-    Action, ConnId, DialId, DialTo, Failure, Frame, Input, PeerRecord, RecordError, RelayTarget, Report,
-    SIGNING_DOMAIN, Sign, SignedRecord, TunnelSpec, TunnelState,
+    Action, AttemptId, CarryId, ConnId, DialId, DialTo, Failure, Frame, Input, PeerRecord, RecordError,
+    RelayTarget, Report, SIGNING_DOMAIN, Sign, SignedRecord, TunnelSpec, TunnelState, Way,
 };
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
@@ -27,6 +27,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::behaviour::Behaviour;
+use crate::carrier::{CarrierEvent, Carriers, EVENT_QUEUE};
+use crate::circuit::server::{RING_QUEUE, Relay, Ring};
+use crate::circuit::{Member, Taps};
 use crate::control::{FRAME_QUEUE, Received};
 use crate::dials::{Dials, LookedUp};
 use crate::handle::{DEMAND_QUEUE, Demand, Route, Shared, TunnelHandle};
@@ -39,8 +42,11 @@ use crate::status::{PeerStatus, Published, PublishedPeer, UnreachableNode};
 use crate::stream::PeerCounts;
 use crate::streams::Link;
 use crate::text::{address_text, ip_of, peer_from, peer_text, tcp_multiaddr, without_peer};
-use crate::transport::{self, Meters};
+use crate::transport::{self, DIVERTED_QUEUE, Diverted, Meters};
+use carry::Ridden;
 
+mod carry;
+mod circuits;
 mod events;
 
 /// How often the snapshot of the mesh is compared: a new node is warm a second after its endpoint is known.
@@ -82,11 +88,17 @@ impl Tunnel {
         let own = key.public().to_peer_id();
         let meters = Meters::default();
         let takes_listeners = Arc::new(AtomicBool::new(false));
-        let (transport, client) = transport::build(&key, psk, &meters, takes_listeners.clone())
+        let (ours_in, ours) = mpsc::channel(DIVERTED_QUEUE);
+        let (transport, client) = transport::build(&key, psk, &meters, takes_listeners.clone(), ours_in)
             .map_err(|error| TunnelError::Transport(error.to_string()))?;
         let gate = Arc::new(Gate::new(serve, settings.limits, shutdown.clone()));
         let (frames_in, frames) = mpsc::channel(FRAME_QUEUE);
         let behaviour = Behaviour::new(&key, &settings, client, gate.clone(), frames_in);
+        let (carrier_events, carried) = mpsc::channel(EVENT_QUEUE);
+        let peers = behaviour.streams.peers();
+        let carriers =
+            Carriers::new(&key, &psk, gate.clone(), move |peer| peers.counts(peer), carrier_events)
+                .map_err(|error| TunnelError::Transport(error.to_string()))?;
         let config = libp2p::swarm::Config::with_tokio_executor()
             .with_dial_concurrency_factor(DIAL_AT_ONCE)
             // Saves the round trip of multistream-select on every stream.
@@ -95,14 +107,22 @@ impl Tunnel {
         let outgoing = listen_outgoing(&mut swarm, &settings, &takes_listeners);
         listen(&mut swarm, &settings)?;
 
+        let (rings_in, rings) = mpsc::channel(RING_QUEUE);
+        let relay = settings.relay.then(|| {
+            let member = Member::new(key.clone(), psk);
+            Relay::new(member, settings.limits.circuits(), rings_in, shutdown.child_token())
+        });
         let shared = Arc::new(Shared {
             peer_id: own.to_base58(),
             routes: ArcSwap::default(),
             paths: Arc::new(ArcSwap::from_pointee(PathSnapshot::default())),
             status: ArcSwap::default(),
             gate,
+            relay,
+            taps: Taps::default(),
             changes: watch::channel(0).0,
         });
+        let member = Arc::new(Member::new(key.clone(), psk));
         let (demands_in, demands) = mpsc::channel(DEMAND_QUEUE);
         let (dials, lookups) = Dials::new();
         let (advertised, told) = watch::channel(Vec::new());
@@ -129,6 +149,9 @@ impl Tunnel {
             observed: HashSet::new(),
             interfaces: Interfaces::new(settings.skip_interfaces.clone()),
             meters,
+            member,
+            carriers,
+            ridden: BTreeMap::new(),
             waiting: BTreeMap::new(),
             complaints: HashMap::new(),
             relays: settings.relays.iter().map(|relay| (relay.name(), relay.multiaddr())).collect(),
@@ -136,7 +159,8 @@ impl Tunnel {
             ran: now,
             dirty: true,
         };
-        tokio::spawn(driver.run(Inbox { frames, demands, lookups, found, relays }, shutdown));
+        let inbox = Inbox { frames, demands, lookups, found, relays, carried, ours, rings };
+        tokio::spawn(driver.run(inbox, shutdown));
         Ok(TunnelHandle { shared, demands: demands_in, relays: relays_in })
     }
 }
@@ -247,12 +271,17 @@ struct Inbox {
     lookups: mpsc::Receiver<LookedUp>,
     found: mpsc::Receiver<Found>,
     relays: watch::Receiver<Vec<RelayAddress>>,
+    carried: mpsc::Receiver<CarrierEvent>,
+    ours: mpsc::Receiver<Diverted>,
+    rings: mpsc::Receiver<Ring>,
 }
 
 /// A connection, with both its names.
 struct LinkEntry {
     connection: ConnectionId,
     peer: PeerId,
+    /// Where the peer listens, when that is where it was reached.
+    dialled: Option<SocketAddr>,
     link: Link,
     meter: Arc<AtomicU64>,
     counts: Arc<PeerCounts>,
@@ -288,6 +317,10 @@ struct Driver {
     observed: HashSet<IpAddr>,
     interfaces: Interfaces,
     meters: Meters,
+    member: Arc<Member>,
+    carriers: Arc<Carriers>,
+    /// The carriers that stand.
+    ridden: BTreeMap<CarryId, Ridden>,
     waiting: BTreeMap<Name, Vec<Waiter>>,
     complaints: HashMap<IpAddr, u32>,
     /// What the state calls the relays, with their addresses where no name must be looked up.
@@ -323,14 +356,41 @@ impl Driver {
                         self.on_demand(demand);
                     }
                 }
+                Some(ours) = inbox.ours.recv() => {
+                    self.on_diverted(ours);
+                    for _ in 0..BATCH {
+                        let Ok(ours) = inbox.ours.try_recv() else { break };
+                        self.on_diverted(ours);
+                    }
+                }
+                Some(ring) = inbox.rings.recv() => {
+                    self.on_ring(ring);
+                    for _ in 0..BATCH {
+                        let Ok(ring) = inbox.rings.try_recv() else { break };
+                        self.on_ring(ring);
+                    }
+                }
                 Some(result) = inbox.lookups.recv() => self.on_lookup(result),
                 Some(Found { peer, address }) = inbox.found.recv() => {
                     let input = Input::Discovered { peer: peer_text(&peer), address: address_text(&address) };
                     self.state.handle(input, Instant::now());
                 }
-                _ = mesh.tick() => self.compare_mesh(),
+                Some(event) = inbox.carried.recv() => {
+                    self.on_carrier(event);
+                    for _ in 0..BATCH {
+                        let Ok(event) = inbox.carried.try_recv() else { break };
+                        self.on_carrier(event);
+                    }
+                }
+                _ = mesh.tick() => {
+                    self.compare_mesh();
+                    self.weigh();
+                }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
+        }
+        if let Some(relay) = &self.shared.relay {
+            relay.drain(Duration::ZERO).await;
         }
         self.shared.gate.drained().await;
     }
@@ -388,6 +448,8 @@ impl Driver {
                     self.swarm.close_connection(entry.connection);
                 }
             }
+            Action::Carry { attempt, peer, way } => self.carry(attempt, &peer, way, now),
+            Action::EndCarrier { carrier } => self.end_carrier(carrier),
             Action::GaveUp { node, started } => self.give_up(&node, started, now),
             Action::Report(report) => {
                 self.dirty = true;
@@ -433,14 +495,17 @@ impl Driver {
         self.waiting.entry(demand.node).or_default().push(Waiter { since: now, reply: demand.reply });
     }
 
+    /// Streams wait in the session for its first carrier when the peer is only just connected.
     fn route(&self, node: &str) -> Option<Route> {
-        let (conn, _) = self.state.best(node)?;
-        let entry = self.links.get(&conn)?;
-        let (open, counts) = (entry.link.open.clone(), entry.counts.clone());
-        (!open.is_closed()).then_some(Route { open, counts })
+        let peer = peer_from(self.state.peer_of(node)?)?;
+        let session = self.carriers.session_if(peer, self.state.best(node).is_some())?;
+        Some(Route { session })
     }
 
     fn answer_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
         let nodes: Vec<Name> = self.waiting.keys().cloned().collect();
         for node in nodes {
             if let Some(route) = self.route(&node) {
@@ -518,12 +583,13 @@ impl Driver {
         let peers = self.state.peers().into_iter().filter_map(|view| {
             let shown = view.connections.iter().find(|other| other.best).or(view.connections.first())?;
             let entry = self.links.get(&shown.conn)?;
+            let session = self.carriers.known(entry.peer).filter(|session| session.has_carrier());
             let status = PeerStatus {
                 node: view.node.as_ref().map(text),
                 peer: view.peer.to_string(),
                 zone: view.zone.as_ref().map(text),
                 version: view.version.as_ref().map(text),
-                path: shown.path.as_str(),
+                path: session.as_ref().map_or(shown.path, |session| session.path()).as_str(),
                 address: shown.address.to_string(),
                 rtt_ms: shown.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
                 connections: view.connections.len(),
@@ -532,8 +598,15 @@ impl Driver {
                 streams_in: 0,
                 streams_out: 0,
                 since_s: 0,
+                carriers: Vec::new(),
             };
-            Some(PublishedPeer { status, since: shown.since, counts: entry.counts.clone() })
+            Some(PublishedPeer {
+                status,
+                since: shown.since,
+                counts: entry.counts.clone(),
+                session,
+                carriers: self.carriers_of(entry.peer),
+            })
         });
         let published = Published {
             peers: peers.collect(),

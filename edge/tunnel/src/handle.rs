@@ -12,16 +12,18 @@ use edgemesh_mesh::PathSnapshot;
 use edgemesh_net::meet::{Connect, Connected};
 use edgemesh_route::{DialError, Hop, Target};
 use edgemesh_tunnel_proto::Answer;
+use edgemesh_tunnel_proto::session::OpenRefused;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::carrier::session::{MuxStream, PeerSession};
+use crate::circuit::server::Relay;
+use crate::circuit::{AcceptedCarrier, CircuitOffer, Taps};
 use crate::inbound::{Gate, header};
 use crate::settings::{MAX_STREAMS_PER_PEER, RelayAddress};
 use crate::status::{Published, TunnelStatus};
-use crate::stream::{PeerCounts, TunnelStream};
-use crate::streams::{OPEN_TIMEOUT, OpenError, OpenRequest};
 
 /// The remote side dials the backend before it answers; with the proxy's connect timeout there this leaves a
 /// round trip over a bad link.
@@ -36,8 +38,7 @@ pub(crate) const DEMAND_QUEUE: usize = 1024;
 /// Where new streams to a node go now.
 #[derive(Clone)]
 pub(crate) struct Route {
-    pub(crate) open: mpsc::Sender<OpenRequest>,
-    pub(crate) counts: Arc<PeerCounts>,
+    pub(crate) session: Arc<PeerSession>,
 }
 
 /// Asks the driver for a route there is none for.
@@ -53,6 +54,9 @@ pub(crate) struct Shared {
     pub(crate) paths: Arc<ArcSwap<PathSnapshot>>,
     pub(crate) status: ArcSwap<Published>,
     pub(crate) gate: Arc<Gate>,
+    /// The circuits of others, when this node relays.
+    pub(crate) relay: Option<Relay>,
+    pub(crate) taps: Taps,
     pub(crate) changes: watch::Sender<u64>,
 }
 
@@ -72,7 +76,9 @@ impl TunnelHandle {
 
     /// The tunnel as an operator sees it.
     pub fn status(&self) -> TunnelStatus {
-        self.shared.status.load().status(self.shared.peer_id.clone(), &self.shared.gate)
+        let circuits = self.shared.relay.as_ref().map(Relay::status);
+        let status = self.shared.status.load();
+        status.status(self.shared.peer_id.clone(), &self.shared.gate, circuits)
     }
 
     /// Ticks whenever the status changed, but for its counters.
@@ -85,27 +91,53 @@ impl TunnelHandle {
         self.relays.send_replace(relays);
     }
 
-    async fn stream(&self, node: &Name) -> Result<TunnelStream, DialError> {
+    /// The connections to the tunnel's port that begin carriers, from now on. Whoever asked before gets no more; while
+    /// nobody takes them they are dropped.
+    pub fn take_carriers(&self) -> mpsc::Receiver<AcceptedCarrier> {
+        self.shared.taps.take_carriers()
+    }
+
+    /// The circuits that relays offer, from now on; as [`TunnelHandle::take_carriers`].
+    pub fn take_circuit_offers(&self) -> mpsc::Receiver<CircuitOffer> {
+        self.shared.taps.take_offers()
+    }
+
+    /// Before this node ends as a relay: grants no more circuits, waits for those that stand to end, at most for
+    /// `wait`, and ends them. Returns at once where this node does not relay.
+    pub async fn drain_circuits(&self, wait: Duration) {
+        if let Some(relay) = &self.shared.relay {
+            relay.drain(wait).await;
+        }
+    }
+
+    async fn stream(&self, node: &Name) -> Result<MuxStream, DialError> {
         let known = self.shared.routes.load().get(node).cloned();
-        let mut failure = DialError::Broken;
         if let Some(route) = known {
-            match open(&route).await {
+            if !route.session.has_carrier() {
+                self.demand(node);
+            }
+            match open(&route) {
                 Ok(stream) => return Ok(stream),
-                Err(OpenError::Timeout) => return Err(DialError::Timeout),
-                Err(OpenError::Full) => return Err(DialError::Overloaded),
-                // The connection ended a moment ago: the driver knows the next one.
-                Err(OpenError::Broken) => {}
+                Err(OpenRefused::Full) => return Err(DialError::Overloaded),
+                // The peer restarted a moment ago: the driver knows the next session.
+                Err(OpenRefused::GoingAway) => {}
             }
         }
         for _ in 0..2 {
-            match open(&self.route(node).await?).await {
+            match open(&self.route(node).await?) {
                 Ok(stream) => return Ok(stream),
-                Err(OpenError::Timeout) => failure = DialError::Timeout,
-                Err(OpenError::Full) => return Err(DialError::Overloaded),
-                Err(OpenError::Broken) => failure = DialError::Broken,
+                Err(OpenRefused::Full) => return Err(DialError::Overloaded),
+                Err(OpenRefused::GoingAway) => {}
             }
         }
-        Err(failure)
+        Err(DialError::Broken)
+    }
+
+    /// Has carriers made for streams that wait for one in the session.
+    fn demand(&self, node: &Name) {
+        let (reply, _) = oneshot::channel();
+        // A full queue is full of demands; the stream waits with the others.
+        let _ = self.demands.try_send(Demand { node: node.clone(), reply });
     }
 
     async fn route(&self, node: &Name) -> Result<Route, DialError> {
@@ -144,19 +176,11 @@ impl TunnelHandle {
     }
 }
 
-async fn open(route: &Route) -> Result<TunnelStream, OpenError> {
-    if route.counts.streams_out.load(Ordering::Relaxed) >= MAX_STREAMS_PER_PEER {
-        return Err(OpenError::Full);
+fn open(route: &Route) -> Result<MuxStream, OpenRefused> {
+    if route.session.counts().streams_out.load(Ordering::Relaxed) >= MAX_STREAMS_PER_PEER {
+        return Err(OpenRefused::Full);
     }
-    let (reply, answer) = oneshot::channel();
-    let opened = async {
-        route.open.send(OpenRequest { reply }).await.map_err(|_| OpenError::Broken)?;
-        answer.await.map_err(|_| OpenError::Broken)?
-    };
-    match tokio::time::timeout(OPEN_TIMEOUT, opened).await {
-        Ok(opened) => opened,
-        Err(_) => Err(OpenError::Timeout),
-    }
+    route.session.open()
 }
 
 impl Connect for TunnelHandle {

@@ -20,8 +20,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::carrier::session::MuxStream;
 use crate::settings::TunnelLimits;
-use crate::stream::{PeerCounts, TunnelStream};
+use crate::stream::PeerCounts;
 
 /// A header leaves in one flight with the stream; a peer that takes longer is not one of ours, or gone.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,6 +40,7 @@ pub(crate) struct Refused {
     pub(crate) malformed_header: AtomicU64,
     pub(crate) overloaded: AtomicU64,
     pub(crate) bad_record: AtomicU64,
+    pub(crate) not_member: AtomicU64,
 }
 
 /// Bounds and serves inbound streams.
@@ -85,6 +87,15 @@ impl Gate {
         });
     }
 
+    /// Runs a task that sees the shutdown by itself.
+    pub(crate) fn spawn_to_end(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    pub(crate) fn shutdown(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
     /// Waits for every task after the shutdown.
     pub(crate) async fn drained(&self) {
         self.tasks.close();
@@ -92,7 +103,7 @@ impl Gate {
     }
 
     /// Takes a stream, within the bounds.
-    pub(crate) fn admit(self: &Arc<Self>, stream: TunnelStream, peer: PeerId, counts: Arc<PeerCounts>) {
+    pub(crate) fn admit(self: &Arc<Self>, stream: MuxStream, peer: PeerId, counts: Arc<PeerCounts>) {
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         let place = Place(self.clone(), |gate| &gate.open);
         // The stream itself is counted already.
@@ -117,7 +128,7 @@ impl Gate {
         }
     }
 
-    async fn serve_stream(&self, mut stream: TunnelStream, peer: PeerId, counts: Arc<PeerCounts>) {
+    async fn serve_stream(&self, mut stream: MuxStream, peer: PeerId, counts: Arc<PeerCounts>) {
         let mut bytes = Vec::with_capacity(256);
         let read = tokio::time::timeout(HEADER_TIMEOUT, read_header(&mut stream, &mut bytes)).await;
         let (header, taken) = match read {
@@ -166,10 +177,14 @@ async fn read_header(
     }
 }
 
-async fn refuse(mut stream: TunnelStream, answer: AnswerByte) {
+async fn refuse(mut stream: MuxStream, answer: AnswerByte) {
     let told = async {
         stream.write_all(&[answer.encode()]).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        // Bytes that nobody reads would reset the stream, and the refusal with it.
+        let mut unread = [0; 256];
+        while stream.read(&mut unread).await? > 0 {}
+        io::Result::Ok(())
     };
     // A peer that does not take its refusal has none.
     let _ = tokio::time::timeout(REFUSE_TIMEOUT, told).await;
@@ -177,7 +192,7 @@ async fn refuse(mut stream: TunnelStream, answer: AnswerByte) {
 
 /// A stream whose header is not answered yet.
 struct Waiting {
-    stream: TunnelStream,
+    stream: MuxStream,
     early: Vec<u8>,
 }
 
@@ -207,7 +222,7 @@ impl Answer for Waiting {
 
 /// A stream that begins with payload which came together with its header.
 struct Early {
-    stream: TunnelStream,
+    stream: MuxStream,
     bytes: Vec<u8>,
     taken: usize,
 }

@@ -4,6 +4,8 @@
 //! substreams on the connection the state chose; `inbound` and `handle` are the two ends of a stream.
 
 mod behaviour;
+mod carrier;
+mod circuit;
 mod control;
 mod dials;
 mod driver;
@@ -19,6 +21,10 @@ mod streams;
 mod text;
 mod transport;
 
+pub use circuit::{
+    AcceptedCarrier, CircuitError, CircuitOffer, CircuitStatus, Member, PeerCircuits, accept_circuit,
+    connect_circuit, observe,
+};
 pub use driver::Tunnel;
 pub use handle::TunnelHandle;
 pub use key::KeyError;

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use edgemesh_api::Name;
+use edgemesh_tunnel_proto::circuit::CircuitLimits;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 use thiserror::Error;
@@ -85,6 +86,13 @@ pub struct TunnelLimits {
     pub relay_circuits: usize,
     /// Circuits a relay grants one peer.
     pub relay_circuits_per_peer: usize,
+}
+
+impl TunnelLimits {
+    /// What a relay grants of circuits that are not libp2p's.
+    pub(crate) fn circuits(&self) -> CircuitLimits {
+        CircuitLimits::of(self.relay_circuits, self.relay_circuits_per_peer)
+    }
 }
 
 impl Default for TunnelLimits {

@@ -2,9 +2,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use edgemesh_tunnel_proto::session::CarrierId;
 use edgemesh_tunnel_proto::{Conflict, RelayView, UnreachableReason};
 use serde::Serialize;
 
+use crate::carrier::session::PeerSession;
+use crate::circuit::CircuitStatus;
 use crate::inbound::Gate;
 use crate::stream::PeerCounts;
 
@@ -25,6 +28,8 @@ pub struct TunnelStatus {
     pub conflicts: Vec<Conflict>,
     /// What was refused since the start.
     pub refused: RefusedCounts,
+    /// The circuits of others; `None` where this node does not relay.
+    pub circuits: Option<CircuitStatus>,
 }
 
 /// A node that cannot be reached now.
@@ -67,6 +72,29 @@ pub struct PeerStatus {
     pub streams_out: u32,
     /// For how many seconds the path stands.
     pub since_s: u64,
+    /// The carriers of its session, the one of new streams first.
+    pub carriers: Vec<CarrierStatus>,
+}
+
+/// A byte pipe that the session with a peer rides.
+#[derive(Clone, Debug, Serialize)]
+pub struct CarrierStatus {
+    /// `tls`, `circuit` or `substream`.
+    pub kind: &'static str,
+    /// The path it takes.
+    pub path: &'static str,
+    /// The relay of a circuit.
+    pub relay: Option<String>,
+    /// Whether new streams use it.
+    pub best: bool,
+    /// Smoothed round-trip time.
+    pub rtt_ms: Option<f64>,
+    /// Streams that ride it, in either direction.
+    pub streams: usize,
+    /// Payload bytes received by it.
+    pub bytes_in: u64,
+    /// Payload bytes sent by it.
+    pub bytes_out: u64,
 }
 
 /// What was refused; each field is a metric label.
@@ -80,6 +108,8 @@ pub struct RefusedCounts {
     pub overloaded: u64,
     /// Peer records that do not verify.
     pub bad_record: u64,
+    /// Carriers of peers that do not have the private network's key.
+    pub not_member: u64,
 }
 
 /// The parts of the status that change by events; counters are read when it is asked for.
@@ -96,10 +126,18 @@ pub(crate) struct PublishedPeer {
     pub(crate) status: PeerStatus,
     pub(crate) since: Instant,
     pub(crate) counts: Arc<PeerCounts>,
+    pub(crate) session: Option<Arc<PeerSession>>,
+    /// The carriers of the session; what moves is asked for with the status.
+    pub(crate) carriers: Vec<(CarrierId, CarrierStatus)>,
 }
 
 impl Published {
-    pub(crate) fn status(&self, peer_id: String, gate: &Gate) -> TunnelStatus {
+    pub(crate) fn status(
+        &self,
+        peer_id: String,
+        gate: &Gate,
+        circuits: Option<CircuitStatus>,
+    ) -> TunnelStatus {
         let refused = &gate.refused;
         TunnelStatus {
             peer_id,
@@ -113,7 +151,9 @@ impl Published {
                 malformed_header: refused.malformed_header.load(Ordering::Relaxed),
                 overloaded: refused.overloaded.load(Ordering::Relaxed),
                 bad_record: refused.bad_record.load(Ordering::Relaxed),
+                not_member: refused.not_member.load(Ordering::Relaxed),
             },
+            circuits,
         }
     }
 }
@@ -126,7 +166,30 @@ impl PublishedPeer {
             streams_in: self.counts.streams_in.load(Ordering::Relaxed),
             streams_out: self.counts.streams_out.load(Ordering::Relaxed),
             since_s: self.since.elapsed().as_secs(),
+            carriers: self.carriers_now(),
             ..self.status.clone()
         }
+    }
+
+    fn carriers_now(&self) -> Vec<CarrierStatus> {
+        let Some(session) = &self.session else { return Vec::new() };
+        let view = session.view();
+        let mut carriers: Vec<CarrierStatus> = self
+            .carriers
+            .iter()
+            .filter_map(|(id, status)| {
+                let carrier = view.carriers.iter().find(|carrier| carrier.id == *id)?;
+                Some(CarrierStatus {
+                    best: carrier.best,
+                    rtt_ms: carrier.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+                    streams: carrier.sending.max(carrier.receiving),
+                    bytes_in: carrier.received,
+                    bytes_out: carrier.sent,
+                    ..status.clone()
+                })
+            })
+            .collect();
+        carriers.sort_by_key(|carrier| !carrier.best);
+        carriers
     }
 }

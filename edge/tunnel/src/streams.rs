@@ -3,13 +3,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use edgemesh_mesh::Path;
-use edgemesh_tunnel_proto::{CONTROL_PROTOCOL, STREAM_PROTOCOL};
+use edgemesh_tunnel_proto::{CARRIER_PROTOCOL, CONTROL_PROTOCOL};
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
@@ -18,41 +17,35 @@ use libp2p::swarm::handler::{
 };
 use libp2p::swarm::{
     ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
-    Stream, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    Stream, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::{Outbox, Received, carry};
 use crate::inbound::Gate;
-use crate::stream::{LinkCounts, Open, PeerCounts, Side, TunnelStream};
+use crate::stream::{LinkCounts, PeerCounts};
 use crate::text::is_relayed;
 
 /// yamux opens a stream without a round trip; what takes longer waits for 256 unacknowledged streams before it.
 pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Events of one connection that the behaviour has not taken yet.
+const MAX_EVENTS: usize = 64;
 
 /// Opens waiting for one connection's handler to be polled.
 const OPEN_QUEUE: usize = 256;
 
 /// Asks a connection for a stream.
 pub(crate) struct OpenRequest {
-    pub(crate) reply: oneshot::Sender<Result<TunnelStream, OpenError>>,
-}
-
-/// Why a stream was not opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OpenError {
-    Timeout,
-    Broken,
-    /// As many streams to the peer are open as there may be.
-    Full,
+    pub(crate) reply: oneshot::Sender<Stream>,
 }
 
 /// Which of the two protocols a substream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Control,
-    Stream,
+    Carrier,
 }
 
 /// Negotiates the protocols a substream may speak.
@@ -74,7 +67,7 @@ impl InboundUpgrade<Stream> for Speak {
     type Future = Ready<Result<Self::Output, Infallible>>;
 
     fn upgrade_inbound(self, stream: Stream, protocol: &'static str) -> Self::Future {
-        let kind = if protocol == CONTROL_PROTOCOL { Kind::Control } else { Kind::Stream };
+        let kind = if protocol == CONTROL_PROTOCOL { Kind::Control } else { Kind::Carrier };
         ready(Ok((kind, stream)))
     }
 }
@@ -100,10 +93,28 @@ pub(crate) struct Link {
 /// What the behaviour tells the driver.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The first stream was opened on an idle connection.
-    Woken(ConnectionId),
+    /// The peer opened a carrier.
+    Carrier(ConnectionId, PeerId, Stream),
     /// The control stream could not be opened.
     Mute(ConnectionId),
+}
+
+/// The counts of the peers.
+#[derive(Default)]
+pub(crate) struct PeerTable(Mutex<HashMap<PeerId, Weak<PeerCounts>>>);
+
+impl PeerTable {
+    /// The counts of a peer; they live as long as somebody holds them.
+    pub(crate) fn counts(&self, peer: PeerId) -> Arc<PeerCounts> {
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counts) = peers.get(&peer).and_then(Weak::upgrade) {
+            return counts;
+        }
+        peers.retain(|_, counts| counts.strong_count() > 0);
+        let counts = Arc::new(PeerCounts::default());
+        peers.insert(peer, Arc::downgrade(&counts));
+        counts
+    }
 }
 
 /// See the module.
@@ -111,7 +122,7 @@ pub(crate) struct Behaviour {
     gate: Arc<Gate>,
     frames: mpsc::Sender<Received>,
     links: HashMap<ConnectionId, Link>,
-    peers: Mutex<HashMap<PeerId, Weak<PeerCounts>>>,
+    peers: Arc<PeerTable>,
     events: VecDeque<Event>,
     candidates: VecDeque<Multiaddr>,
 }
@@ -122,7 +133,7 @@ impl Behaviour {
             gate,
             frames,
             links: HashMap::new(),
-            peers: Mutex::new(HashMap::new()),
+            peers: Arc::default(),
             events: VecDeque::new(),
             candidates: VecDeque::new(),
         }
@@ -137,16 +148,14 @@ impl Behaviour {
         self.links.get(&connection)
     }
 
-    /// The counts of a peer; they live as long as somebody holds them.
+    /// The counts of a peer.
     pub(crate) fn counts(&self, peer: PeerId) -> Arc<PeerCounts> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(counts) = peers.get(&peer).and_then(Weak::upgrade) {
-            return counts;
-        }
-        peers.retain(|_, counts| counts.strong_count() > 0);
-        let counts = Arc::new(PeerCounts::default());
-        peers.insert(peer, Arc::downgrade(&counts));
-        counts
+        self.peers.counts(peer)
+    }
+
+    /// The counts of every peer.
+    pub(crate) fn peers(&self) -> Arc<PeerTable> {
+        self.peers.clone()
     }
 
     /// The side that dialled opens the control stream; of two that dialled at once the one in the dialler's role.
@@ -159,7 +168,7 @@ impl Behaviour {
         Handler {
             connection,
             peer_id: peer,
-            peer: self.counts(peer),
+            _peer: self.counts(peer),
             outbox: link.outbox,
             counts: link.counts,
             requests,
@@ -238,7 +247,8 @@ pub(crate) enum Opening {
 pub(crate) struct Handler {
     connection: ConnectionId,
     peer_id: PeerId,
-    peer: Arc<PeerCounts>,
+    /// Lives as long as the connection.
+    _peer: Arc<PeerCounts>,
     outbox: Arc<Outbox>,
     counts: Arc<LinkCounts>,
     requests: mpsc::Receiver<OpenRequest>,
@@ -250,14 +260,6 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    fn take(&mut self, stream: Stream, side: Side) -> TunnelStream {
-        let idle = self.counts.open.load(Ordering::Relaxed) == 0;
-        if idle {
-            self.events.push_back(Event::Woken(self.connection));
-        }
-        TunnelStream::new(stream, Open::new(self.peer.clone(), self.counts.clone(), side))
-    }
-
     fn control(&mut self, stream: Stream) {
         // One control stream is enough; a second would let a peer multiply its queue.
         if self.controlled {
@@ -290,7 +292,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = Opening;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Speak> {
-        SubstreamProtocol::new(Speak(&[STREAM_PROTOCOL, CONTROL_PROTOCOL]), ())
+        SubstreamProtocol::new(Speak(&[CARRIER_PROTOCOL, CONTROL_PROTOCOL]), ())
     }
 
     /// The state closes connections; libp2p's idle timeout must not.
@@ -307,7 +309,7 @@ impl ConnectionHandler for Handler {
             (&[CONTROL_PROTOCOL], Opening::Control)
         } else {
             match self.requests.poll_recv(cx) {
-                Poll::Ready(Some(request)) => (&[STREAM_PROTOCOL], Opening::Stream(request)),
+                Poll::Ready(Some(request)) => (&[CARRIER_PROTOCOL], Opening::Stream(request)),
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
         };
@@ -326,32 +328,27 @@ impl ConnectionHandler for Handler {
                 ..
             }) => self.control(stream),
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
-                protocol: (Kind::Stream, stream),
+                protocol: (Kind::Carrier, stream),
                 ..
             }) => {
-                let stream = self.take(stream, Side::Inbound);
-                self.gate.admit(stream, self.peer_id, self.peer.clone());
+                // Carriers of a session are few; a peer that opens more than its share has them dropped unread.
+                if self.events.len() < MAX_EVENTS {
+                    self.events.push_back(Event::Carrier(self.connection, self.peer_id, stream));
+                }
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info }) => {
                 match info {
                     Opening::Control => self.control(stream),
                     Opening::Stream(request) => {
-                        let stream = self.take(stream, Side::Outbound);
                         // Whoever asked may have given up.
-                        let _ = request.reply.send(Ok(stream));
+                        let _ = request.reply.send(stream);
                     }
                 }
             }
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => match info {
-                Opening::Control => self.events.push_back(Event::Mute(self.connection)),
-                Opening::Stream(request) => {
-                    let error = match error {
-                        StreamUpgradeError::Timeout => OpenError::Timeout,
-                        _ => OpenError::Broken,
-                    };
-                    let _ = request.reply.send(Err(error));
-                }
-            },
+            // Whoever asked for a carrier sees its request dropped.
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info: Opening::Control, .. }) => {
+                self.events.push_back(Event::Mute(self.connection));
+            }
             _ => {}
         }
     }

@@ -47,6 +47,14 @@ pub(crate) fn relay_of(address: &Multiaddr) -> Option<PeerId> {
     None
 }
 
+/// The address and port of a TCP address.
+pub(crate) fn socket_of(address: &Multiaddr) -> Option<SocketAddr> {
+    match address.iter().nth(1)? {
+        Protocol::Tcp(port) => Some(SocketAddr::new(ip_of(address)?, port)),
+        _ => None,
+    }
+}
+
 /// The IP address at the beginning.
 pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {

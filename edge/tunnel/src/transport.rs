@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use edgemesh_net::socket::{self, canonical};
 use edgemesh_tunnel_proto::Failure;
-use futures::{AsyncRead, AsyncWrite, TryFutureExt};
+use edgemesh_tunnel_proto::circuit::{Kind, PREFACE, Sniff, sniff};
+use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OrTransport, TransportError, TransportEvent};
@@ -21,17 +24,21 @@ use libp2p::relay::client::transport::Error as CircuitError;
 use libp2p::relay::outbound::hop::{ConnectError, ReserveError};
 use libp2p::{Multiaddr, PeerId, Transport, noise, relay, tcp, yamux};
 use thiserror::Error as ThisError;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::circuit::LIVENESS;
 
 /// A TCP handshake that took longer is given up, and the next attempt sends a SYN at once: the kernel would double
 /// its pauses (1, 2, 4 s, RFC 6298) and find a healed link late.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Everything from the first byte to the multiplexer: five round trips, each up to 2 s over a bad link.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Unacknowledged data ends a connection after this (TCP_USER_TIMEOUT, RFC 5482). The state declares death earlier;
 /// this frees streams and sockets whose closing handshake cannot get through either.
-const USER_TIMEOUT: Duration = Duration::from_secs(4);
+pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Streams per connection. yamux asks for 256 KiB of its 1 GiB receive window for each: this is the most it takes.
 pub(crate) const MAX_STREAMS: usize = 4096;
@@ -45,6 +52,50 @@ pub(crate) enum Stage {
     Circuit(#[source] CircuitError),
     #[error("private network: {0}")]
     Psk(String),
+    #[error("not libp2p's")]
+    Diverted(#[source] NotLibp2p),
+}
+
+/// An accepted connection that is ours.
+#[derive(Debug, ThisError)]
+#[error("a connection with a preface")]
+pub(crate) struct NotLibp2p;
+
+/// Connections taken from libp2p on their way to the driver; it takes them within one turn of its loop. As many
+/// handshakes as may be in progress (behaviour's `MAX_PENDING`).
+pub(crate) const DIVERTED_QUEUE: usize = 512;
+
+/// An accepted connection that began with our preface, which has not been taken yet.
+pub(crate) struct Diverted {
+    pub(crate) kind: Kind,
+    pub(crate) stream: TcpStream,
+    pub(crate) remote: SocketAddr,
+}
+
+/// Gives a socket of ours away; libp2p's comes back. Whoever dialled libp2p's port through libp2p has sent a nonce
+/// with the end of its TCP handshake, in either role, so that looking first costs libp2p nothing; silence is bounded by
+/// the handshake's timeout.
+async fn divert(
+    accepted: tcp::tokio::TcpStream,
+    ours: &mpsc::Sender<Diverted>,
+) -> Result<tcp::tokio::TcpStream, Stage> {
+    let mut first = [0; PREFACE.len() + 1];
+    let looked = socket::peek_while(&accepted.0, &mut first, |seen| sniff(seen) == Sniff::Undecided).await;
+    let seen = looked.map_err(|error| Stage::Psk(error.to_string()))?;
+    let kind = match sniff(&first[..seen]) {
+        Sniff::Foreign => return Ok(accepted),
+        // A port scanner, or a peer that gave up: to libp2p a handshake that failed.
+        Sniff::Undecided => return Err(Stage::Psk("ended before its first bytes".to_owned())),
+        Sniff::Unknown => return Err(Stage::Diverted(NotLibp2p)),
+        Sniff::Ours(kind) => kind,
+    };
+    let stream = accepted.0;
+    let adopted = socket::adopt(&stream, LIVENESS).and_then(|()| stream.peer_addr());
+    if let Ok(remote) = adopted {
+        // With the queue full, the connection is dropped, and its peer tries again.
+        let _ = ours.try_send(Diverted { kind, stream, remote: canonical(remote) });
+    }
+    Err(Stage::Diverted(NotLibp2p))
 }
 
 /// An attempt failed before anything answered.
@@ -162,12 +213,13 @@ impl Transport for Outgoing {
 }
 
 /// Builds the transport, and the relay client that belongs to it. While `outgoing` is set, listeners are those from
-/// whose port is dialled.
+/// whose port is dialled. Accepted connections that are not libp2p's go to `ours`.
 pub(crate) fn build(
     key: &Keypair,
     psk: PreSharedKey,
     meters: &Meters,
     outgoing: Arc<AtomicBool>,
+    ours: mpsc::Sender<Diverted>,
 ) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour), noise::Error> {
     let noise = noise::Config::new(key)?;
     let mut yamux = yamux::Config::default();
@@ -189,9 +241,12 @@ pub(crate) fn build(
         .map_err(|error| Stage::Connect(NoAnswer(error.to_string())))
         .and_then(move |inner, endpoint| {
             let meter = tcp_meters.of(endpoint.get_remote_address());
-            PnetConfig::new(psk)
-                .handshake(Metered { inner, meter })
-                .map_err(|error| Stage::Psk(error.to_string()))
+            async move {
+                // What was dialled, in either role, is libp2p's on both sides.
+                let inner = if endpoint.is_listener() { divert(inner, &ours).await? } else { inner };
+                let secured = PnetConfig::new(psk).handshake(Metered { inner, meter }).await;
+                secured.map_err(|error| Stage::Psk(error.to_string()))
+            }
         })
         .upgrade(Version::V1Lazy)
         .authenticate(noise.clone())
@@ -217,10 +272,22 @@ pub(crate) fn build(
     Ok((either, client))
 }
 
+/// Whether a connection was no failure but one of ours.
+pub(crate) fn is_diverted(error: &io::Error) -> bool {
+    causes(error).any(|cause| cause.is::<NotLibp2p>())
+}
+
+/// An error and what it wraps. An `io::Error` hides what it wraps from `source`.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error: &&'e (dyn Error + 'static)| {
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
+    })
+}
+
 /// Why a dial or a reservation failed, from the depths of libp2p's error.
 pub(crate) fn failure_of(error: &io::Error) -> Failure {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = next {
+    for error in causes(error) {
         if error.is::<NoAnswer>() {
             return Failure::Unreachable;
         }
@@ -245,12 +312,6 @@ pub(crate) fn failure_of(error: &io::Error) -> Failure {
         {
             return Failure::Other;
         }
-        // An `io::Error` hides what it wraps from `source`.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match wrapped {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
     }
     Failure::Handshake
 }

@@ -9,7 +9,7 @@ use edgemesh_net::netns::{Isolation, Kind};
 use serde_json::{Value, json};
 
 use crate::inside::Samples;
-use crate::{churn, kernel_path, scale};
+use crate::{churn, kernel_path, scale, tunnel};
 
 /// The word by which this program knows that it runs so.
 pub(crate) const ALONE: &str = "alone";
@@ -40,6 +40,8 @@ pub(crate) fn run(part: &str) -> Result<Value> {
     match part {
         scale::PART => scale::inside(&mut samples)?,
         kernel_path::PART => kernel_path::inside(&mut samples)?,
+        tunnel::PART => tunnel::inside(&mut samples)?,
+        tunnel::failover::PART => tunnel::failover::inside(&mut samples)?,
         churn::PART => churn::inside(&mut samples)?,
         other => bail!("there is no part {other:?}"),
     }

@@ -246,13 +246,24 @@ fn spawn(node: &Arc<Namespace>, folder: &Path) -> Result<Child> {
     Isolation::new().enter(node.clone()).die_with_parent().apply(&mut command).spawn().context("the agent")
 }
 
-/// A Service with the slice of its endpoints.
+/// A Service with the slice of its endpoints on the stage's node.
 pub(crate) fn service(name: &str, vip: Ipv4Addr, ports: &[u16], endpoints: &[Ipv4Addr]) -> [Value; 2] {
+    service_on(name, vip, ports, endpoints, NODE)
+}
+
+/// A Service with the slice of its endpoints on a node.
+pub(crate) fn service_on(
+    name: &str,
+    vip: Ipv4Addr,
+    ports: &[u16],
+    endpoints: &[Ipv4Addr],
+    node: &str,
+) -> [Value; 2] {
     let named = |port: &u16| json!({ "name": format!("p{port}"), "port": port, "protocol": "TCP" });
     let ports: Vec<Value> = ports.iter().map(named).collect();
     let endpoints: Vec<Value> = endpoints
         .iter()
-        .map(|it| json!({ "addresses": [it], "nodeName": NODE, "conditions": { "ready": true } }))
+        .map(|it| json!({ "addresses": [it], "nodeName": node, "conditions": { "ready": true } }))
         .collect();
     let labels = json!({ "kubernetes.io/service-name": name });
     [

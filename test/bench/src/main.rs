@@ -21,6 +21,7 @@ mod lab;
 mod lightness;
 mod metadata;
 mod scale;
+mod tunnel;
 mod user_path;
 
 use std::process::ExitCode;
@@ -30,7 +31,7 @@ use anyhow::{Result, bail};
 /// Name, what is compared, and the function that measures.
 type Bench = (&'static str, &'static str, fn(&mut frame::Report) -> Result<()>);
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 10] = [
     (
         "churn",
         "100,000 connections while endpoints change 10 times a second; clients while the agent is killed and started",
@@ -40,6 +41,11 @@ const BENCHES: [Bench; 8] = [
         "coldstart",
         "an agent's restart with no API server, no relay and no default route: time to DNS and to a connection",
         coldstart::run,
+    ),
+    (
+        "failover",
+        "sessions while the relay in use is killed, the direct path cut, a node's address changed: silence, breaks",
+        tunnel::failover::run,
     ),
     (
         "l4",
@@ -67,12 +73,20 @@ const BENCHES: [Bench; 8] = [
         "10,000 Services with 50,000 endpoints: time and CPU to bring the kernel to them, and to change one endpoint",
         scale::run,
     ),
+    (
+        "tunnel",
+        "direct and relayed, raw TCP, two plain proxies: CPU per GB, connections, requests; one stream over long links",
+        tunnel::run,
+    ),
 ];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let [lab::INSIDE, part, psk] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         return ended(inside::run(part, psk.as_ref()).map(|samples| println!("{samples}")));
+    }
+    if let [tunnel::PROGRAM, program @ ..] = &words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return ended(tunnel::program(program).map(drop));
     }
     if let [alone::ALONE, part] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         return ended(alone::run(part).map(|samples| println!("{samples}")));

@@ -241,7 +241,7 @@ fn compare(samples: &mut Samples, round: &[(String, f64)]) -> Result<()> {
     Ok(())
 }
 
-fn connect(target: SocketAddr) -> Result<TcpStream> {
+pub(crate) fn connect(target: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&target, PATIENCE).context("connect")?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -249,7 +249,7 @@ fn connect(target: SocketAddr) -> Result<TcpStream> {
 }
 
 /// Asks once and reads the answer.
-fn ask(stream: &mut TcpStream, ask: Ask, buffer: &mut [u8]) -> Result<()> {
+pub(crate) fn ask(stream: &mut TcpStream, ask: Ask, buffer: &mut [u8]) -> Result<()> {
     stream.write_all(&ask.encode()).context("ask")?;
     let mut left = ask.bytes;
     while left > 0 {
@@ -263,7 +263,7 @@ fn ask(stream: &mut TcpStream, ask: Ask, buffer: &mut [u8]) -> Result<()> {
 }
 
 /// A connection from its start to its end.
-fn one(target: SocketAddr) -> Result<()> {
+pub(crate) fn one(target: SocketAddr) -> Result<()> {
     let mut stream = connect(target)?;
     let mut buffer = [0; 4096];
     ask(&mut stream, Ask { bytes: ANSWER, last: true }, &mut buffer)?;
@@ -274,7 +274,7 @@ fn one(target: SocketAddr) -> Result<()> {
 }
 
 /// Runs `count` clients at a time, and returns what each says.
-fn clients<T: Send>(count: u64, client: impl Fn() -> Result<T> + Sync) -> Result<Vec<T>> {
+pub(crate) fn clients<T: Send>(count: u64, client: impl Fn() -> Result<T> + Sync) -> Result<Vec<T>> {
     thread::scope(|scope| {
         let threads: Vec<_> = (0..count).map(|_| scope.spawn(&client)).collect();
         threads
@@ -312,7 +312,7 @@ fn connections(round: &mut Vec<(String, f64)>, arm: &Arm) -> Result<()> {
 }
 
 /// One request on an open connection; microseconds.
-fn request(stream: &mut TcpStream) -> Result<f64> {
+pub(crate) fn request(stream: &mut TcpStream) -> Result<f64> {
     let began = Instant::now();
     ask(stream, Ask { bytes: ANSWER, last: false }, &mut [0; 4096])?;
     Ok(began.elapsed().as_secs_f64() * 1e6)

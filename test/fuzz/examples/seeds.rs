@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use bytes::Bytes;
 use edgemesh_api::{ObjectKey, Protocol};
+use edgemesh_tunnel_proto::session::{self, ResetReason, StreamId};
+use edgemesh_tunnel_proto::circuit::{CircuitAnswer, Greeting, Kind, Op, Request, Token};
 use edgemesh_tunnel_proto::{
     Address, Frame, PeerId, PeerRecord, SignedRecord, StreamHeader, datagram_prefix,
 };
@@ -49,7 +52,15 @@ fn main() {
     save("control", "record", &frames);
     Frame::RecordGone(PeerId::new("12D3KooWB5qVCMrMNLpBDfMu6o4dy6ci2UqDVsFVomcd2PfYVzfW"))
         .encode(&mut frames);
+    Frame::Circuit {
+        token: Token([7; 16]),
+        from: PeerId::new("12D3KooWB5qVCMrMNLpBDfMu6o4dy6ci2UqDVsFVomcd2PfYVzfW"),
+    }
+    .encode(&mut frames);
     save("control", "all", &frames);
+    circuits();
+
+    sessions();
 
     save("dns", "a", &question(b"\x04shop\x07default\x03svc\x07cluster\x05local\0", 1, false));
     save(
@@ -101,6 +112,28 @@ fn main() {
     // `journal/journal` is one of the first version, which nothing writes any more.
     save("journal", "records", &fs::read(folder.join("journal")).expect("readable"));
     fs::remove_dir_all(&folder).expect("removable");
+}
+
+fn circuits() {
+    let peer = PeerId::new("12D3KooWB5qVCMrMNLpBDfMu6o4dy6ci2UqDVsFVomcd2PfYVzfW");
+    for (name, op) in [
+        ("connect", Op::Connect(peer.clone())),
+        ("accept", Op::Accept(Token([7; 16]))),
+        ("observe", Op::Observe),
+    ] {
+        let request = Request {
+            op,
+            peer: peer.clone(),
+            key: vec![8; 36].into(),
+            signature: vec![7; 64].into(),
+            mac: [6; 32],
+        };
+        save("circuit", name, &request.encode().expect("within the bounds"));
+    }
+    save("circuit", "preface", &Kind::Carrier.preface());
+    save("circuit", "greeting", &Greeting::Nonce([5; 32]).encode());
+    let seen = "[2001:db8::1]:20006".parse().expect("an address");
+    save("circuit", "observed", &CircuitAnswer::Observed(seen).encode());
 }
 
 /// First byte: twice the kind's place in `Kind::ALL`, and 1 for KubeEdge's metaServer; second: the length of pieces.
@@ -169,6 +202,38 @@ fn api_server() {
             ],
         ),
     );
+}
+
+/// First byte: the side; then each byte before a frame: the carrier it comes by, the time that passes, and whether the
+/// application reads.
+fn sessions() {
+    let (stream, payload) = (StreamId(0), Bytes::from_static(b"hello"));
+    let data =
+        |offset, open, fin| session::Frame::Data { stream, offset, open, fin, payload: payload.clone() };
+    let ack = |stream, received| session::Frame::Ack { stream: StreamId(stream), received, limit: 1 << 18 };
+    let reset = session::Frame::Reset { stream, reason: ResetReason::Cancelled };
+    let pulse = [session::Frame::Ping { number: 1 }, session::Frame::Pong { number: 1 }];
+    let datagram = session::Frame::Datagram { channel: 1, payload: payload.clone() };
+    let moved = session::Frame::Moved { stream };
+    let cases: [(&str, u8, &[session::Frame]); 4] = [
+        ("stream", 1, &[data(0, true, false), data(5, false, true), ack(0, 3), ack(1, 6), ack(1, u64::MAX)]),
+        (
+            "move",
+            1,
+            &[data(0, true, false), moved, data(0, true, false), data(3, false, true), data(5, false, true)],
+        ),
+        ("reset", 1, &[data(0, true, false), reset.clone(), session::Frame::ResetAck { stream }, reset]),
+        ("rest", 0, &[pulse[0].clone(), pulse[1].clone(), datagram, session::Frame::GoAway, ack(0, 6)]),
+    ];
+    for (name, side, frames) in cases {
+        let mut bytes = vec![side];
+        for (place, frame) in frames.iter().enumerate() {
+            bytes.push([0, 0x41, 0x0a, 0xc1][place % 4]);
+            frame.encode_header(&mut bytes);
+            bytes.extend_from_slice(frame.payload());
+        }
+        save("session", name, &bytes);
+    }
 }
 
 fn configuration() {

@@ -4,22 +4,27 @@
 use std::path::Path;
 
 use edgemesh_config::{Environment, Role};
+use edgemesh_tunnel_proto::circuit::{CircuitAnswer, Greeting, Request, sniff};
 use edgemesh_tunnel_proto::{Answer, Frame, PeerRecord, StreamHeader, split_datagram};
 
 mod list_stream;
+mod session;
 
 pub use list_stream::list_stream;
+pub use session::session;
 
 /// A parser on any bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("dns", dns),
     ("upstream", upstream),
     ("header", header),
     ("control", control),
+    ("circuit", circuit),
     ("record", record),
+    ("session", session),
     ("mdns", mdns),
     ("manifests", manifests),
     ("journal", journal),
@@ -65,6 +70,16 @@ pub fn control(bytes: &[u8]) {
     while let Ok(Some((_, used))) = Frame::decode(rest) {
         assert!(used > 0 && used <= rest.len());
         rest = &rest[used..];
+    }
+}
+
+/// The first bytes of a connection to the tunnel's port, and both sides' words before a circuit. A request that decodes
+/// must encode to the bytes it was read from.
+pub fn circuit(bytes: &[u8]) {
+    let _ = (sniff(bytes), Greeting::decode(bytes), CircuitAnswer::decode_observed(bytes));
+    if let Ok(Some((request, used))) = Request::decode(bytes) {
+        assert_eq!(request.encode().as_deref(), Ok(&bytes[..used]));
+        let _ = request.signed(&[0; 32], &request.peer);
     }
 }
 

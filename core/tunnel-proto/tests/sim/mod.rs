@@ -221,6 +221,12 @@ impl Sim {
                 }
             }
             Action::Close { conn } => self.close(from, conn),
+            // Paths are those of connections here; carriers have tests of their own.
+            Action::Carry { attempt, peer, .. } => {
+                let failed = Input::CarryFailed { attempt, peer, failure: Failure::Denied };
+                self.schedule(DELAY * 2, Event::Tell(from, failed));
+            }
+            Action::EndCarrier { .. } => {}
             Action::GaveUp { node, .. } => self.hosts[from].gave_up.push(node.to_string()),
             Action::Report(report) => self.hosts[from].reports.push(report),
         }

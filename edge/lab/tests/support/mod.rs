@@ -133,7 +133,7 @@ pub(crate) fn run_probe() {
     match words[..] {
         ["reflect", ip] => reflect(ip),
         ["mapping", port, ref targets @ ..] => say(&mapping(port, targets)),
-        ["filtering", target] => say(&filtering(target)),
+        ["filtering", target, other] => say(&filtering(target, other)),
         ["knock", target] => say(&knock(target)),
         ["rtt", target] => say(&rtt(target)),
         ["burst", target] => say(&burst(target)),
@@ -157,7 +157,8 @@ fn said(line: &str) -> Option<&str> {
 pub(crate) const REFLECTORS: [u16; 2] = [7000, 7001];
 const STRANGER: u16 = 7002;
 
-/// Tells everybody the address they are seen at; from the stranger's port first when asked for `stranger`.
+/// Tells everybody the address they are seen at; from the stranger's port first when asked for `stranger`, and to somebody
+/// else first when asked for `to ADDRESS`.
 fn reflect(ip: &str) {
     let ip: IpAddr = ip.parse().expect("address");
     let bind = |port| UdpSocket::bind((ip, port)).expect("bind");
@@ -170,6 +171,11 @@ fn reflect(ip: &str) {
                 match &buffer[..length] {
                     b"stranger" => drop(stranger.send_to(b"from the stranger", from)),
                     b"who" => drop(socket.send_to(from.to_string().as_bytes(), from)),
+                    [b't', b'o', b' ', address @ ..] => {
+                        let address = std::str::from_utf8(address).expect("an address");
+                        drop(socket.send_to(b"from elsewhere", address));
+                        drop(socket.send_to(b"sent", from));
+                    }
                     _ => drop(socket.send_to(&buffer[..length], from)),
                 }
             }
@@ -196,16 +202,23 @@ fn mapping(port: &str, targets: &[&str]) -> String {
     seen.collect::<Vec<_>>().join(" ")
 }
 
-/// Whether a packet from a port that was never sent to comes in. Packets keep their order on the way, so the answer to
-/// the second question tells that the stranger's packet was dropped.
-fn filtering(target: &str) -> String {
+/// Whether packets come in from a port that was never sent to (`by-address`), and from an address that was never sent to
+/// (`open`). Packets keep their order on the way, so the answer to a later question tells that a stranger's packet was
+/// dropped.
+fn filtering(target: &str, other: &str) -> String {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    let Some(outer) = ask(&socket, target, b"who") else { return "nothing".into() };
     socket.send_to(b"stranger", target).expect("send");
-    match ask(&socket, target, b"who").as_deref() {
-        Some("from the stranger") => "open".into(),
-        Some(_) => "filtered".into(),
-        None => "nothing".into(),
+    if ask(&socket, target, b"who").as_deref() != Some("from the stranger") {
+        return "filtered".into();
     }
+    let messenger = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    assert_eq!(ask(&messenger, other, format!("to {outer}").as_bytes()).as_deref(), Some("sent"));
+    socket.set_nonblocking(true).expect("an option");
+    let mut buffer = [0; 2048];
+    let mut waiting =
+        std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()));
+    if waiting.any(|packet| packet == b"from elsewhere") { "open".into() } else { "by-address".into() }
 }
 
 /// What becomes of a connection to a port nobody has: TCP and UDP.

@@ -1,11 +1,15 @@
+#![expect(unsafe_code, reason = "a view of initialised bytes as bytes that need not be")]
+
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::{Transparency, option};
 
@@ -47,6 +51,37 @@ pub fn take_available(stream: &TcpStream, limit: usize) -> Bytes {
     buffer.into()
 }
 
+/// Waits for the peer's first bytes and leaves them where they are, until there are enough of them to fill `buffer`
+/// or `undecided` is false for those there are. Returns how many there are; fewer than wanted when the peer sends no
+/// more.
+pub async fn peek_while(
+    stream: &TcpStream,
+    buffer: &mut [u8],
+    undecided: impl Fn(&[u8]) -> bool,
+) -> io::Result<usize> {
+    loop {
+        let ready = stream.ready(Interest::READABLE).await?;
+        // Known before the look: then no byte can come after those that are seen.
+        let last = ready.is_read_closed();
+        let seen = stream.try_io(Interest::READABLE, || {
+            let length = peek(stream, buffer)?;
+            let enough = length == 0 || length == buffer.len() || !undecided(&buffer[..length]);
+            // Bytes that stay would keep the socket readable: it is only of interest when more have come.
+            if enough || last { Ok(length) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        });
+        match seen {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            seen => return seen,
+        }
+    }
+}
+
+fn peek(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the two types have one layout, and `peek` only ever writes initialised bytes to the buffer.
+    let buffer = unsafe { &mut *(&raw mut *buffer as *mut [MaybeUninit<u8>]) };
+    SockRef::from(stream).peek(buffer)
+}
+
 /// Closes with a reset, so that the peer does not take what it got for all there is.
 pub fn reset(stream: TcpStream) {
     // Without the option the close is an ordinary one; nothing more can be done about it.
@@ -72,6 +107,44 @@ pub async fn dial(peer: SocketAddr) -> io::Result<TcpStream> {
         }
     }
     Ok(stream)
+}
+
+/// How a connection notices that its peer is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Liveness {
+    /// Sent bytes that are not acknowledged, or not taken, for so long end the connection (TCP_USER_TIMEOUT, RFC 5482).
+    pub user_timeout: Duration,
+    /// A silent peer is probed after this long.
+    pub probe_after: Duration,
+    /// And again after this long each; the user timeout says when it is given up.
+    pub probe_every: Duration,
+}
+
+/// Makes a connection that was accepted or made elsewhere one whose small writes leave at once, whose peer's death is
+/// noticed, and which a close leaves to deliver what was written.
+pub fn adopt(stream: &TcpStream, liveness: Liveness) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(liveness.probe_after).with_interval(liveness.probe_every);
+    socket.set_linger(None)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(liveness.user_timeout))?;
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// A connection from a port that other sockets of this host may listen on and connect from as well.
+pub async fn dial_from(port: u16, peer: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match peer {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    let any = match peer {
+        SocketAddr::V4(_) => IpAddr::from([0u8; 4]),
+        SocketAddr::V6(_) => IpAddr::from([0u16; 8]),
+    };
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(SocketAddr::new(any, port))?;
+    socket.connect(peer).await
 }
 
 fn tune_socket(socket: &Socket) -> io::Result<()> {

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use edgemesh_net::meet::Duplex;
 use edgemesh_net::socket::{MAX_DATAGRAM, send_now};
+use edgemesh_net::splice::scratch;
 use edgemesh_route::{DialError, Outcome};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UdpSocket;
@@ -11,7 +12,6 @@ use super::{dead, readable};
 use crate::Counters;
 use crate::frame::{Frames, frame};
 use crate::record::Record;
-use crate::scratch;
 
 /// Carries datagrams between a peer's stream and a backend until one side is gone or nothing moved for `idle`.
 pub(crate) async fn carry(

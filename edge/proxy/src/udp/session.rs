@@ -9,6 +9,7 @@ use edgemesh_balance::Feedback;
 use edgemesh_mesh::Path;
 use edgemesh_net::meet::{Connected, Duplex};
 use edgemesh_net::socket::{backend_udp, send_now};
+use edgemesh_net::splice::scratch;
 use edgemesh_route::{Conn, DialError, Hop, Outcome, Target};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UdpSocket;
@@ -21,7 +22,6 @@ use crate::dial::{Failure, connect_node, failure};
 use crate::frame::Frames;
 use crate::listen::Shared;
 use crate::record::Record;
-use crate::scratch;
 
 /// Datagrams that wait for the path of one session; more than a client sends while a stream is opened.
 const QUEUE: usize = 64;

@@ -11,8 +11,8 @@ use libp2p::swarm::{DialError as SwarmDialError, ListenError, SwarmEvent};
 use super::*;
 use crate::behaviour::BehaviourEvent;
 use crate::streams::Event as StreamEvent;
-use crate::text::{is_relayed, relay_of};
-use crate::transport::failure_of;
+use crate::text::{is_relayed, relay_of, socket_of};
+use crate::transport::{failure_of, is_diverted};
 
 impl Driver {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -82,12 +82,11 @@ impl Driver {
             BehaviourEvent::Dcutr(event) => {
                 tracing::debug!(peer = %event.remote_peer_id, result = ?event.result, "hole punching ended");
             }
-            BehaviourEvent::Streams(StreamEvent::Woken(connection)) => {
+            BehaviourEvent::Streams(StreamEvent::Carrier(connection, peer, stream)) => {
                 let Some(&conn) = self.conns.get(&connection) else { return };
                 let Some(entry) = self.links.get(&conn) else { return };
-                let streams = entry.link.counts.open.load(Ordering::Relaxed);
-                let received = entry.meter.load(Ordering::Relaxed);
-                self.state.handle(Input::Activity { conn, streams, received }, now);
+                let path = entry.link.counts.path();
+                self.carriers.take_substream(stream, peer, Way::Substream(conn), path);
             }
             BehaviourEvent::Streams(StreamEvent::Mute(connection)) => {
                 self.swarm.close_connection(connection);
@@ -116,7 +115,8 @@ impl Driver {
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
         tracing::debug!(%peer, %remote, path = %kind.path(), "connection made");
-        self.links.insert(conn, LinkEntry { connection, peer, link, meter, counts });
+        let dialled = endpoint.is_dialer().then(|| socket_of(&remote)).flatten();
+        self.links.insert(conn, LinkEntry { connection, peer, dialled, link, meter, counts });
         self.conns.insert(connection, conn);
         let address = address_text(&without_peer(remote));
         self.state.handle(Input::Connected { conn, peer: peer_text(&peer), kind, address, dial }, now);
@@ -185,7 +185,12 @@ impl Driver {
     /// can meet in one connection of which both believe to be the dialler; it fails alike, and they are connected a
     /// moment later. So the first failure is no suspicion yet.
     fn refused(&mut self, from: &Multiaddr, error: &ListenError) {
-        let ListenError::Transport(_) = error else { return };
+        let ListenError::Transport(failed) = error else { return };
+        if let libp2p::TransportError::Other(failed) = failed
+            && is_diverted(failed)
+        {
+            return;
+        }
         let Some(ip) = ip_of(from) else { return };
         if self.complaints.len() >= MAX_COMPLAINTS && !self.complaints.contains_key(&ip) {
             return;
@@ -341,7 +346,10 @@ impl Driver {
                     tracing::debug!(?peer, reason = error.as_str(), "a peer record does not verify");
                 }
             },
-            Some(frame) => self.state.handle(Input::Frame { conn, frame }, now),
+            Some(frame) => {
+                self.on_offer(conn, &frame);
+                self.state.handle(Input::Frame { conn, frame }, now);
+            }
         }
     }
 }

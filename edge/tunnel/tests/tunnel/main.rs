@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test that uses it")]
 
+mod circuits;
 mod common;
 mod direct;
 mod relayed;

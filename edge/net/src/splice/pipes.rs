@@ -1,7 +1,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use edgemesh_net::socket::Pipe;
+use crate::socket::Pipe;
 
 /// The most an ordinary user may have (pipe(7)). With a quarter of it the CPU per byte was 1.3 times as high: more
 /// calls, more turns, and more wake-ups of the receiver.
@@ -33,20 +33,20 @@ impl Drop for Counted {
 
 /// A pipe for as long as bytes go through it or wait in it.
 #[derive(Debug)]
-pub(crate) struct Lent(Option<Counted>);
+pub(super) struct Lent(Option<Counted>);
 
 impl Lent {
     /// A pipe with nothing in it; `None` when there are enough already, or none can be made.
-    pub(crate) fn take() -> Option<Self> {
+    pub(super) fn take() -> Option<Self> {
         let kept = EMPTY.with_borrow_mut(Vec::pop);
         kept.or_else(make).map(|pipe| Self(Some(pipe)))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.as_ref().is_none_or(|pipe| pipe.0.held() == 0)
     }
 
-    pub(crate) fn pipe(&mut self) -> &mut Pipe {
+    pub(super) fn pipe(&mut self) -> &mut Pipe {
         &mut self.0.as_mut().expect("it is there until the drop").0
     }
 }

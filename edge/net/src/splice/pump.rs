@@ -5,15 +5,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use edgemesh_net::meet::Duplex;
 use edgemesh_route::Outcome;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::pipes::Lent;
-use crate::scratch;
+use super::pipes::Lent;
+use super::scratch;
+use crate::meet::Duplex;
 
 /// Steps in one direction before the other connections of the thread get their turn. A copy of up to 64 KiB is one
 /// step, and so is a splice of 256 KiB: about 1 ms of either. Shorter turns cost more than they help (with 2 MiB of
@@ -29,7 +29,7 @@ const SPLICE_FROM: usize = 32 * 1024;
 const COPY_BELOW: usize = 8 * 1024;
 
 /// An end of a pump. Between two sockets the kernel moves the bytes of bulk.
-pub(crate) trait End: AsyncRead + AsyncWrite + Unpin {
+pub trait End: AsyncRead + AsyncWrite + Unpin {
     /// The socket itself, where there is nothing between it and the bytes.
     fn socket(&self) -> Option<&TcpStream> {
         None
@@ -46,31 +46,32 @@ impl End for Box<dyn Duplex> {}
 
 /// What a pump did.
 #[derive(Debug)]
-pub(crate) struct Pumped {
+pub struct Pumped {
     /// Bytes from the first end to the second.
-    pub(crate) sent: u64,
+    pub sent: u64,
     /// Bytes from the second end to the first.
-    pub(crate) received: u64,
+    pub received: u64,
     /// How it ended.
-    pub(crate) outcome: Outcome,
+    pub outcome: Outcome,
     /// The first end did not get all there was: it must not be closed as if it had.
-    pub(crate) first_cut: bool,
+    pub first_cut: bool,
     /// The second end did not get all there was.
-    pub(crate) second_cut: bool,
+    pub second_cut: bool,
 }
 
 /// Copies between two ends in both directions until both have ended, one breaks, nothing moves for `idle`, or
 /// `stop` is cancelled. The end of one direction is passed on and leaves the other as it is. `first` is what
-/// was taken from `a` already.
+/// was taken from `a` already. `moved` is told whenever bytes were, from the first end and from the second.
 ///
 /// An idle connection holds no buffer; one whose receiver is slow holds at most 64 KiB per direction, or one of a
 /// bounded number of pipes.
-pub(crate) async fn pump<A, B>(
+pub async fn pump<A, B>(
     a: &mut A,
     b: &mut B,
     first: Bytes,
     idle: Duration,
     stop: &CancellationToken,
+    mut moved: impl FnMut(u64, u64),
 ) -> Pumped
 where
     A: End,
@@ -82,9 +83,13 @@ where
     let mut timer = pin!(tokio::time::sleep_until(last + idle));
     let mut stopped = pin!(stop.cancelled());
     let outcome = poll_fn(|cx| {
-        let before = up.bytes + down.bytes;
+        let (up_before, down_before) = (up.bytes, down.bytes);
         let (up_done, down_done) =
             scratch::with(|buffer| (up.poll(cx, a, b, buffer), down.poll(cx, b, a, buffer)));
+        let (sent, received) = (up.bytes - up_before, down.bytes - down_before);
+        if sent + received > 0 {
+            moved(sent, received);
+        }
         match (up_done, down_done) {
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(Outcome::Reset),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Outcome::Closed),
@@ -93,7 +98,7 @@ where
         if stopped.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Outcome::Drained);
         }
-        if up.bytes + down.bytes != before {
+        if sent + received > 0 {
             last = Instant::now();
         }
         // The timer is set anew only when it fires: busy connections leave the timer wheel alone.
@@ -303,7 +308,7 @@ mod tests {
             std::future::pending::<()>().await;
         };
         let pumped = tokio::select! {
-            pumped = pump(&mut a, &mut b, Bytes::from_static(b""), IDLE, &stop) => pumped,
+            pumped = pump(&mut a, &mut b, Bytes::from_static(b""), IDLE, &stop, |_, _| {}) => pumped,
             () = traffic => unreachable!(),
         };
         assert_eq!((pumped.outcome, pumped.sent, pumped.received), (Outcome::Idle, 3, 3));
@@ -327,7 +332,7 @@ mod tests {
             got
         };
         let first = Bytes::from_static(b"first ");
-        let (pumped, got) = tokio::join!(pump(&mut a, &mut b, first, IDLE, &stop), ends);
+        let (pumped, got) = tokio::join!(pump(&mut a, &mut b, first, IDLE, &stop, |_, _| {}), ends);
         assert!(got == expected);
         assert_eq!((pumped.outcome, pumped.sent), (Outcome::Closed, expected.len() as u64));
         assert!(!pumped.first_cut && !pumped.second_cut);
@@ -339,7 +344,7 @@ mod tests {
         let (mut a, _far_a) = duplex(1);
         let (mut b, _far_b) = duplex(1);
         let stop = CancellationToken::new();
-        let future = pump(&mut a, &mut b, Bytes::new(), IDLE, &stop);
+        let future = pump(&mut a, &mut b, Bytes::new(), IDLE, &stop, |_, _| {});
         let size = size_of_val(&future);
         assert!(size <= 640, "{size} bytes");
     }

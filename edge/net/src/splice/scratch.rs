@@ -1,6 +1,8 @@
+//! The buffer that a thread's copies share.
+
 use std::cell::RefCell;
 
-use edgemesh_net::socket::MAX_DATAGRAM;
+use crate::socket::MAX_DATAGRAM;
 
 thread_local! {
     /// One buffer per worker thread instead of one or two per connection: it is used between two waits only, so
@@ -9,7 +11,7 @@ thread_local! {
 }
 
 /// Lends the thread's buffer of 65,535 bytes, which is also about where larger copies stop to pay.
-pub(crate) fn with<T>(use_buffer: impl FnOnce(&mut [u8]) -> T) -> T {
+pub fn with<T>(use_buffer: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|buffer| {
         if buffer.is_empty() {
             buffer.resize(MAX_DATAGRAM, 0);
