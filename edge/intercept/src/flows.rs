@@ -1,17 +1,22 @@
 //! Datagrams of one client and port are one connection to the kernel for as long as they keep coming, and go where the
 //! first one went. What leads to an endpoint that is gone, or past one that there is now, has to be forgotten.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use edgemesh_api::Protocol;
 use edgemesh_mesh::Frontend;
 use edgemesh_net::netlink::NetlinkError;
-use edgemesh_net::netlink::conntrack::{Conntrack, Entry};
+use edgemesh_net::netlink::conntrack::{Conntrack, Entry, Family, Wanted};
 use edgemesh_ruleset::{Member, Update};
 
 /// `IPPROTO_UDP`.
 const UDP: u8 = 17;
+
+/// Up to so many questions the kernel goes through its table once for each and tells of what matters only; for more, it
+/// tells of all UDP of a family once. To be told of a connection costs about sixteen times as much as to have the kernel
+/// pass over it.
+const MAX_QUESTIONS: usize = 16;
 
 /// UDP connections that a change of the rules leaves behind.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,6 +59,24 @@ impl Stale {
         self.gone.is_empty() && self.turned.is_empty()
     }
 
+    /// What to ask the kernel for, so that it tells of all of these and of few others: Services that lost an endpoint have
+    /// it in common, or endpoints that one Service lost have that.
+    fn wanted(&self) -> Vec<Wanted> {
+        let by_service: BTreeSet<Wanted> = self.gone.iter().map(|(to, _)| Wanted::To(*to)).collect();
+        let by_endpoint: BTreeSet<Wanted> = self.gone.iter().map(|(_, led)| Wanted::LedTo(*led)).collect();
+        // An endpoint has the connections of its own, a Service those of all.
+        let mut wanted = if by_service.len() < by_endpoint.len() { by_service } else { by_endpoint };
+        wanted.extend(self.turned.iter().map(|to| Wanted::To(*to)));
+        if wanted.len() <= MAX_QUESTIONS {
+            return wanted.into_iter().collect();
+        }
+        let of = |family| move |(to, _): &(SocketAddr, SocketAddr)| Family::of(to.ip()) == family;
+        let concerned = |family: &Family| {
+            self.gone.iter().any(of(*family)) || self.turned.iter().any(|to| Family::of(to.ip()) == *family)
+        };
+        Family::ALL.into_iter().filter(concerned).map(Wanted::All).collect()
+    }
+
     fn has(&self, entry: &Entry) -> bool {
         let to = entry.original.dst;
         // Answers come from the endpoint: the reply's source is what the destination was translated to.
@@ -64,7 +87,7 @@ impl Stale {
 /// Forgets the connections; returns how many there were. Connections of TCP are left alone: they end by themselves, and
 /// one whose endpoint still answers goes on.
 pub(crate) fn forget(stale: &Stale) -> Result<usize, NetlinkError> {
-    Conntrack::open()?.delete_where(UDP, |entry| stale.has(entry))
+    Conntrack::open()?.delete_of(&stale.wanted(), UDP, |entry| stale.has(entry))
 }
 
 /// Forgets UDP connections to any of these frontends that lead elsewhere than the rules do: after the rules were written
@@ -123,5 +146,25 @@ mod tests {
         check(vec![service], vec![other], &[], false);
         let tcp = Member::Service(frontend(Protocol::Tcp), pick);
         check(vec![tcp], vec![], &[], false);
+    }
+
+    #[test]
+    fn the_kernel_is_asked_for_few_connections_and_few_times() {
+        let addr = |net: u8, last: usize| {
+            SocketAddr::from(([10, net, 0, u8::try_from(last).expect("a small number")], 53))
+        };
+        let questions = |gone: Vec<(SocketAddr, SocketAddr)>, turned: &[SocketAddr]| {
+            Stale { gone: gone.into_iter().collect(), turned: turned.iter().copied().collect() }.wanted()
+        };
+        let (vip, pod) = (addr(96, 1), addr(1, 1));
+        assert_eq!(questions(vec![(vip, pod)], &[]), [Wanted::LedTo(pod)]);
+        assert_eq!(questions(vec![(vip, pod)], &[vip]), [Wanted::To(vip), Wanted::LedTo(pod)]);
+        let many = |count| (1..=count).map(|last| (addr(96, last), pod)).collect();
+        assert_eq!(questions(many(200), &[]), [Wanted::LedTo(pod)]);
+        let all = (1..=MAX_QUESTIONS + 1).map(|last| (vip, addr(1, last))).collect();
+        assert_eq!(questions(all, &[]), [Wanted::To(vip)]);
+        let both = |count| (1..=count).map(|last| (addr(96, last), addr(1, last))).collect();
+        assert_eq!(questions(both(MAX_QUESTIONS), &[]).len(), MAX_QUESTIONS);
+        assert_eq!(questions(both(MAX_QUESTIONS + 1), &[]), [Wanted::All(Family::V4)]);
     }
 }

@@ -20,9 +20,13 @@ const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
 const FILTER_ORIG_FLAGS: u16 = 1;
-/// Only the protocol of the original tuple is compared (`CTA_FILTER_F_CTA_PROTO_NUM` of the kernel's own
-/// `nf_internals.h`).
+const FILTER_REPLY_FLAGS: u16 = 2;
+/// What of a tuple is compared (`CTA_FILTER_F_*` of the kernel's own `nf_internals.h`).
+const FILTER_IP_SRC: u32 = 1;
+const FILTER_IP_DST: u32 = 1 << 1;
 const FILTER_PROTO_NUM: u32 = 1 << 3;
+const FILTER_PROTO_SRC_PORT: u32 = 1 << 4;
+const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
 const TUPLE_ZONE: u16 = 3;
@@ -48,6 +52,11 @@ pub enum Family {
 impl Family {
     /// Both.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// That of an address.
+    pub fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
 
     fn code(self) -> u8 {
         let family = match self {
@@ -88,6 +97,34 @@ pub struct Entry {
     pub id: u32,
 }
 
+/// Which connections are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Wanted {
+    /// All of a family.
+    All(Family),
+    /// Those whose first packet went here.
+    To(SocketAddr),
+    /// Those whose answers come from here: what the destination was translated to.
+    LedTo(SocketAddr),
+}
+
+impl Wanted {
+    fn family(self) -> Family {
+        match self {
+            Self::All(family) => family,
+            Self::To(addr) | Self::LedTo(addr) => Family::of(addr.ip()),
+        }
+    }
+
+    fn has(self, entry: &Entry) -> bool {
+        match self {
+            Self::All(_) => true,
+            Self::To(addr) => entry.original.dst == addr,
+            Self::LedTo(addr) => entry.reply.src == addr,
+        }
+    }
+}
+
 /// Lists and deletes the tracked connections of one network namespace.
 #[derive(Debug)]
 pub struct Conntrack {
@@ -113,7 +150,7 @@ impl Conntrack {
         protocol: u8,
         each: impl FnMut(Entry),
     ) -> Result<(), NetlinkError> {
-        list(&mut self.listing, family, protocol, each)
+        list(&mut self.listing, Wanted::All(family), protocol, each)
     }
 
     /// Deletes the connection of an original tuple in a zone (0 without one), if it still has the identity `id` where
@@ -127,12 +164,23 @@ impl Conntrack {
     pub fn delete_where(
         &mut self,
         protocol: u8,
+        stale: impl FnMut(&Entry) -> bool,
+    ) -> Result<usize, NetlinkError> {
+        self.delete_of(&Family::ALL.map(Wanted::All), protocol, stale)
+    }
+
+    /// The same among those that are wanted: the kernel looks at the whole table for each of `wanted` and tells of no
+    /// others. One that does not know how to (before 5.8) tells of all.
+    pub fn delete_of(
+        &mut self,
+        wanted: &[Wanted],
+        protocol: u8,
         mut stale: impl FnMut(&Entry) -> bool,
     ) -> Result<usize, NetlinkError> {
         let mut deleted = 0;
         let mut failed = None;
-        for family in Family::ALL {
-            list(&mut self.listing, family, protocol, |entry| {
+        for wanted in wanted {
+            list(&mut self.listing, *wanted, protocol, |entry| {
                 // The rest of the list is read to its end, and the socket stays in order.
                 if failed.is_some() || !stale(&entry) {
                     return;
@@ -165,22 +213,57 @@ fn probe(socket: &mut NetlinkSocket, subsystem: u8) -> Result<(), NetlinkError> 
 
 fn list(
     socket: &mut NetlinkSocket,
-    family: Family,
+    wanted: Wanted,
     protocol: u8,
     mut each: impl FnMut(Entry),
 ) -> Result<(), NetlinkError> {
+    // Kernels before 5.8 do not know the filter and tell of everything.
     let filter = |message: &mut MessageBuf| {
-        // Kernels before 5.8 do not know the filter and tell of every protocol.
-        message.nest(FILTER, |message| message.attr_u32(FILTER_ORIG_FLAGS, FILTER_PROTO_NUM));
-        message.nest(TUPLE_ORIG, |message| {
-            message.nest(TUPLE_PROTO, |message| message.attr(PROTO_NUM, &[protocol]));
+        // Linux (6.18 and before) passes over exactly the IPv6 addresses that are asked for, so only ports are.
+        let v4 = |flag| if wanted.family() == Family::V4 { flag } else { 0 };
+        let (original, reply) = match wanted {
+            Wanted::All(_) => (FILTER_PROTO_NUM, 0),
+            Wanted::To(_) => (FILTER_PROTO_NUM | v4(FILTER_IP_DST) | FILTER_PROTO_DST_PORT, 0),
+            Wanted::LedTo(_) => {
+                (FILTER_PROTO_NUM, FILTER_PROTO_NUM | v4(FILTER_IP_SRC) | FILTER_PROTO_SRC_PORT)
+            }
+        };
+        message.nest(FILTER, |message| {
+            message.attr_u32(FILTER_ORIG_FLAGS, original);
+            if reply != 0 {
+                message.attr_u32(FILTER_REPLY_FLAGS, reply);
+            }
         });
+        let end = |to: Option<SocketAddr>, v4, v6, port| {
+            move |message: &mut MessageBuf| {
+                if let Some(addr) = to {
+                    let kind = if addr.is_ipv4() { v4 } else { v6 };
+                    message.nest(TUPLE_IP, |message| message.attr(kind, &octets(addr.ip())));
+                }
+                message.nest(TUPLE_PROTO, |message| {
+                    message.attr(PROTO_NUM, &[protocol]);
+                    if let Some(addr) = to {
+                        message.attr(port, &addr.port().to_be_bytes());
+                    }
+                });
+            }
+        };
+        let (to, led_to) = match wanted {
+            Wanted::All(_) => (None, None),
+            Wanted::To(addr) => (Some(addr), None),
+            Wanted::LedTo(addr) => (None, Some(addr)),
+        };
+        message.nest(TUPLE_ORIG, end(to, IP_V4_DST, IP_V6_DST, PROTO_DST_PORT));
+        if led_to.is_some() {
+            message.nest(TUPLE_REPLY, end(led_to, IP_V4_SRC, IP_V6_SRC, PROTO_SRC_PORT));
+        }
     };
     let what = || format!("list connections of protocol {protocol}");
-    let header = [family.code(), 0, 0, 0];
+    let header = [wanted.family().code(), 0, 0, 0];
     socket.stream(&what, kind(SUBSYSTEM, MSG_GET), &header, filter, |_, payload| {
         if let Some(entry) = read_entry(payload)
             && entry.original.protocol == protocol
+            && wanted.has(&entry)
         {
             each(entry);
         }

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 
-use edgemesh_net::netlink::conntrack::{Conntrack, Entry, Family, Tuple};
+use edgemesh_net::netlink::conntrack::{Conntrack, Entry, Family, Tuple, Wanted};
 use edgemesh_net::netlink::nft::{self, Batch, Cmp, Nat, PayloadBase, ct_status};
 use edgemesh_net::netns::in_fresh_namespaces;
 
@@ -146,4 +146,51 @@ fn stale_connections_of_both_families_are_deleted() {
         true
     });
     assert_eq!(raced.unwrap(), 0);
+}
+
+#[test]
+fn the_kernel_tells_only_of_what_is_wanted() {
+    if !in_fresh_namespaces("conntrack::the_kernel_tells_only_of_what_is_wanted") {
+        return;
+    }
+    let lan = Lan::new();
+    let mut conntrack = Conntrack::open().unwrap();
+    for net in NETS {
+        let servers = SERVERS.map(|port| lan.server(net, port));
+        let mut clients = Vec::new();
+        // Two flows to the virtual address by each server, and one that nobody translates.
+        for to in [(net.vip, PORT, SERVERS[0]), (net.vip, PORT, SERVERS[1]), (net.server, SERVERS[1], 0)] {
+            if to.2 != 0 {
+                translate_to(to.2);
+            }
+            let client = lan.client(net.client, (to.0, to.1));
+            ask(&client, &servers, "request");
+            clients.push(client);
+        }
+        let vip = SocketAddr::new(ip(net.vip), PORT);
+        let [first, second] = SERVERS.map(|port| SocketAddr::new(ip(net.server), port));
+        let mut told = |wanted| {
+            let mut told = 0;
+            let of = |entry: &Entry| {
+                told += usize::from(entry.original.protocol == UDP);
+                false
+            };
+            assert_eq!(conntrack.delete_of(&[wanted], UDP, of).unwrap(), 0);
+            told
+        };
+        for (wanted, expected) in [
+            (Wanted::All(family(net)), 3),
+            (Wanted::To(vip), 2),
+            (Wanted::To(second), 1),
+            (Wanted::LedTo(first), 1),
+            (Wanted::LedTo(second), 2),
+            (Wanted::LedTo(vip), 0),
+        ] {
+            assert_eq!(told(wanted), expected, "{wanted:?}");
+        }
+        let mut delete = |wanted: &[Wanted]| conntrack.delete_of(wanted, UDP, |_| true).unwrap();
+        assert_eq!(delete(&[Wanted::LedTo(first), Wanted::To(second), Wanted::To(first)]), 2);
+        assert_eq!(delete(&[Wanted::LedTo(first)]), 0);
+        assert_eq!(delete(&[Wanted::To(vip)]), 1);
+    }
 }
