@@ -1,5 +1,7 @@
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::de::SliceRead;
 
 use crate::unknown::not_understood;
 use crate::{Kind, Object, Secret, label};
@@ -70,7 +72,7 @@ pub fn decode_value(value: Value) -> Result<Object, DecodeError> {
             reason: "metadata.name is missing".to_owned(),
         });
     }
-    let decoded = of_value(known, value).map_err(|error| error.to_string());
+    let decoded = of_value(known, &value);
     decoded.map(without_foreign_annotations).map_err(|reason| DecodeError::Invalid {
         kind: known,
         object,
@@ -84,10 +86,12 @@ pub fn decode_item(kind: Kind, json: &[u8]) -> Result<Object, DecodeError> {
     let invalid = |object: String, reason: String| DecodeError::Invalid { kind, object, reason };
     // Only what few objects are of is worth to be looked at twice.
     let decoded = match kind.is_ingress() {
-        true => serde_json::from_slice(json).and_then(|value| of_value(kind, value)),
-        false => decode_stored(kind, json),
+        true => serde_json::from_slice(json)
+            .map_err(|error| error.to_string())
+            .and_then(|value| of_value(kind, &value)),
+        false => decode_stored(kind, json).map_err(|error| error.to_string()),
     };
-    let object = decoded.map_err(|error| invalid(String::new(), error.to_string()))?;
+    let object = decoded.map_err(|reason| invalid(String::new(), reason))?;
     if object.metadata().name.is_empty() {
         return Err(invalid(String::new(), "metadata.name is missing".to_owned()));
     }
@@ -101,10 +105,26 @@ pub fn decode_stored(kind: Kind, json: &[u8]) -> Result<Object, serde_json::Erro
     from.end().map(|()| object)
 }
 
+impl<'de> Deserialize<'de> for Object {
+    /// Keeps the whole object until its kind is known: [`decode_stored`] is for where there are many.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
+        let known = Kind::ALL.into_iter().find(|known| known.as_str() == kind);
+        let known = known.ok_or_else(|| D::Error::custom(format!("no object is of kind {kind:?}")))?;
+        let json = serde_json::to_vec(&value).map_err(D::Error::custom)?;
+        decode_stored(known, &json).map_err(|error| D::Error::custom(without_place(&error)))
+    }
+}
+
 /// Decodes an object, with what in it is not understood.
-fn of_value(kind: Kind, value: Value) -> Result<Object, serde_json::Error> {
-    let told = if kind.is_ingress() { not_understood(kind, &value) } else { Vec::new() };
-    let mut object = typed(kind, value)?;
+///
+/// By way of its JSON: code that decodes every kind from values as well would be half a megabyte, for documents that come
+/// few at a time.
+fn of_value(kind: Kind, value: &Value) -> Result<Object, String> {
+    let told = if kind.is_ingress() { not_understood(kind, value) } else { Vec::new() };
+    let json = serde_json::to_vec(value).map_err(|error| error.to_string())?;
+    let mut object = decode_stored(kind, &json).map_err(|error| without_place(&error))?;
     match &mut object {
         Object::VirtualService(object) => object.not_understood = told,
         Object::IstioGateway(object) => object.not_understood = told,
@@ -124,7 +144,14 @@ fn of_value(kind: Kind, value: Value) -> Result<Object, serde_json::Error> {
     Ok(object)
 }
 
-fn typed<'de, D: Deserializer<'de>>(kind: Kind, from: D) -> Result<Object, D::Error> {
+/// The reason without its line and column, which are those of a text that nobody has seen.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&place).map(str::to_owned).unwrap_or(text)
+}
+
+fn typed(kind: Kind, from: &mut serde_json::Deserializer<SliceRead<'_>>) -> Result<Object, serde_json::Error> {
     Ok(match kind {
         Kind::Service => Object::Service(Deserialize::deserialize(from)?),
         Kind::EndpointSlice => Object::EndpointSlice(Deserialize::deserialize(from)?),

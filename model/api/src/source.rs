@@ -170,7 +170,7 @@ impl fmt::Display for Kind {
 }
 
 /// One object of any kind the mesh reads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind")]
 #[expect(missing_docs, reason = "the variants are the Kubernetes kinds of the same names")]
 pub enum Object {
