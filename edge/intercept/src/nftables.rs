@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use edgemesh_api::Protocol;
 use edgemesh_mesh::Frontend;
 use edgemesh_net::netlink::NetlinkError;
-use edgemesh_net::netlink::nft::{Committed, Element, Nft, TableState};
+use edgemesh_net::netlink::nft::{Committed, Element, Nft, TableState, Touched, Watch};
 use edgemesh_ruleset::{Patch, Ruleset, Steer, Update};
 
 use crate::flows::{self, Stale};
@@ -104,6 +104,9 @@ pub(crate) struct Nftables {
     table: Option<Table>,
     /// Whether br_netfilter was loaded when the table was written.
     bridge_netfilter: bool,
+    /// Hears who changes our table; absent while it is written, of which the kernel would tell element by element, and
+    /// where the kernel does not tell.
+    watch: Option<Watch>,
 }
 
 #[derive(Debug)]
@@ -129,7 +132,7 @@ impl Nftables {
     pub(crate) fn open() -> Result<Self, InterceptError> {
         let mut nft = Nft::open().map_err(no_nftables)?;
         nft.generation().map_err(no_nftables)?;
-        Ok(Self { nft, table: None, bridge_netfilter: false })
+        Ok(Self { nft, table: None, bridge_netfilter: false, watch: None })
     }
 
     /// Brings the table to the ruleset and reads it back. After an error it is in doubt, and the next call writes it anew.
@@ -144,14 +147,18 @@ impl Nftables {
         Ok(Brought { change: written.change, transactions, bytes, behind: written.behind, repaired })
     }
 
-    /// How the table differs from what it was brought to. Cheap while nobody changed nftables: the kernel counts changes.
+    /// How the table differs from what it was brought to. Cheap while nobody changed it: the kernel counts changes of
+    /// nftables and tells what they are.
     pub(crate) fn differences(&mut self) -> Result<Vec<String>, InterceptError> {
         let Some(mut table) = self.table.take() else { return Ok(Vec::new()) };
         let generation = self.nft.generation()?;
-        let mut found = match generation == table.generation {
+        let mut found = match generation == table.generation || self.heard_of_none(generation) {
             true => Vec::new(),
             false => differences(&mut self.nft, &table.ruleset, Some(&table.baseline), Depth::Elements)?,
         };
+        if found.is_empty() {
+            self.listen(generation);
+        }
         if !self.bridge_netfilter && bridge_netfilter() {
             found.push("br_netfilter was loaded after the rules".to_owned());
         }
@@ -160,6 +167,25 @@ impl Nftables {
             self.table = Some(table);
         }
         Ok(found)
+    }
+
+    /// Whether it is known that none of the changes up to this count was of our table.
+    fn heard_of_none(&mut self, generation: u32) -> bool {
+        let quiet = self.watch.as_mut().map(|watch| watch.is_quiet(generation)).transpose();
+        quiet
+            .inspect_err(|error| tracing::debug!(%error, "news of nftables"))
+            .ok()
+            .flatten()
+            .unwrap_or_default()
+    }
+
+    /// Hears of changes after this count, up to which the table is known.
+    fn listen(&mut self, generation: u32) {
+        let listening = match self.watch.take() {
+            Some(mut watch) => watch.restart(generation).map(|()| watch),
+            None => Watch::open(&mut self.nft, is_ours),
+        };
+        self.watch = listening.inspect_err(|error| tracing::debug!(%error, "no news of nftables")).ok();
     }
 
     /// nftables' count of changes when the table was last found as written.
@@ -224,6 +250,7 @@ impl Nftables {
     fn replace(&mut self, ruleset: &Ruleset) -> Result<Committed, InterceptError> {
         let sessions = self.sessions(ruleset);
         self.table = None;
+        self.watch = None;
         self.bridge_netfilter = bridge_netfilter();
         Ok(self.nft.commit(&table::replace(table::OURS, ruleset, &sessions))?)
     }
@@ -245,9 +272,15 @@ impl Nftables {
             return Ok(Vec::new());
         }
         let mut baseline = self.table.take().map(|table| table.baseline).filter(|_| !written.rules);
+        let heard_of_all = self.watch.is_some();
+        if !heard_of_all {
+            self.watch = Watch::open(&mut self.nft, is_ours).ok();
+        }
         let mut generation = self.nft.generation()?;
         let large = ruleset.frontends.len() + ruleset.backends.len() + ruleset.vips.len() > READ_BACK_ALWAYS;
-        let trusted = large && written.generation == Some(generation);
+        // The only change, or the only one of this table.
+        let trusted = large
+            && (written.generation == Some(generation) || heard_of_all && self.heard_of_none(generation));
         let found = match (trusted, written.rules) {
             (true, false) => Vec::new(),
             (true, true) => differences(&mut self.nft, ruleset, baseline.as_ref(), Depth::Rules)?,
@@ -256,6 +289,7 @@ impl Nftables {
         if !found.is_empty() {
             warnings.warn(&found);
             self.replace(ruleset)?;
+            self.watch = Watch::open(&mut self.nft, is_ours).ok();
             generation = self.nft.generation()?;
             baseline = None;
             let still = differences(&mut self.nft, ruleset, None, Depth::Elements)?;
@@ -267,9 +301,14 @@ impl Nftables {
             Some(baseline) => baseline,
             None => self.nft.rules(table::OURS)?,
         };
+        self.listen(generation);
         self.table = Some(Table { ruleset: ruleset.clone(), baseline, generation });
         Ok(found)
     }
+}
+
+fn is_ours(touched: &Touched) -> bool {
+    touched.family == table::OURS.family && touched.table == table::OURS.name
 }
 
 /// nftables' count of changes after ours: the kernel counts transactions.

@@ -153,6 +153,23 @@ impl Conntrack {
         list(&mut self.listing, Wanted::All(family), protocol, each)
     }
 
+    /// The connection of an original tuple in a zone (0 without one). The protocol must have ports.
+    pub fn find(&mut self, original: &Tuple, zone: u16) -> Result<Option<Entry>, NetlinkError> {
+        let what = || format!("find connection {} to {}", original.src, original.dst);
+        let header = [family(original.src.ip()), 0, 0, 0];
+        let found = self.listing.ask(&what, kind(SUBSYSTEM, MSG_GET), &header, |message| {
+            message.nest(TUPLE_ORIG, |message| write_tuple(message, original));
+            if zone != 0 {
+                message.attr(ZONE, &zone.to_be_bytes());
+            }
+        });
+        match found {
+            Ok(payload) => Ok(read_entry(&payload)),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Deletes the connection of an original tuple in a zone (0 without one), if it still has the identity `id` where
     /// that is given; false when there is none. The protocol must have ports.
     pub fn delete(&mut self, original: &Tuple, zone: u16, id: Option<u32>) -> Result<bool, NetlinkError> {
@@ -201,7 +218,7 @@ impl Conntrack {
 /// Asks a question that every kernel with the subsystem answers. Without it nfnetlink says that the message is invalid.
 fn probe(socket: &mut NetlinkSocket, subsystem: u8) -> Result<(), NetlinkError> {
     let what = || "read the state of connection tracking".to_owned();
-    let asked = socket.ask(&what, kind(subsystem, MSG_GET_STATS), &[0; NFGEN_LEN]);
+    let asked = socket.ask(&what, kind(subsystem, MSG_GET_STATS), &[0; NFGEN_LEN], |_| {});
     match asked {
         Ok(_) => Ok(()),
         Err(error) if error.errno() == Some(libc::EINVAL) => Err(NetlinkError::Unsupported {

@@ -106,6 +106,8 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) seq: u32,
+    /// Port of the socket that asked for it, or whose change it tells of.
+    pub(crate) port: u32,
     pub(crate) payload: &'a [u8],
 }
 
@@ -122,6 +124,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: read_u16(&header[4..])?,
             flags: read_u16(&header[6..])?,
             seq: read_u32(&header[8..])?,
+            port: read_u32(&header[12..])?,
             payload: self.0.get(HEADER_LEN..len)?,
         };
         self.0 = self.0.get(align(len)..).unwrap_or_default();

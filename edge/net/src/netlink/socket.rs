@@ -69,6 +69,23 @@ impl NetlinkSocket {
         Ok(Self { socket, seq: 0, buffer: vec![0; RECEIVE_BUFFER] })
     }
 
+    /// The address by which the kernel tells this socket from others; there is none before the first request.
+    #[expect(unsafe_code, reason = "getsockname for an address family that socket2 does not know")]
+    pub(crate) fn port(&self) -> io::Result<u32> {
+        // SAFETY: all zeros is a valid sockaddr_nl.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        let mut length = libc::socklen_t::try_from(size_of::<libc::sockaddr_nl>()).expect("twelve fits");
+        // SAFETY: the descriptor is open for the length of the call, and the pointer and length describe `address`.
+        let result = unsafe {
+            libc::getsockname(
+                self.socket.as_raw_fd(),
+                std::ptr::from_mut(&mut address).cast(),
+                &raw mut length,
+            )
+        };
+        if result == 0 { Ok(address.nl_pid) } else { Err(io::Error::last_os_error()) }
+    }
+
     pub(crate) fn next_seq(&mut self) -> u32 {
         self.seq = self.seq.wrapping_add(1);
         self.seq
@@ -118,10 +135,11 @@ impl NetlinkSocket {
         what: &dyn Fn() -> String,
         kind: u16,
         fixed: &[u8],
+        body: impl FnOnce(&mut MessageBuf),
     ) -> Result<Vec<u8>, NetlinkError> {
         let seq = self.next_seq();
         let mut message = MessageBuf::default();
-        message.message(kind, NLM_F_REQUEST | NLM_F_ACK, seq, fixed, |_| {});
+        message.message(kind, NLM_F_REQUEST | NLM_F_ACK, seq, fixed, body);
         self.socket.send(message.as_slice()).map_err(NetlinkError::Socket)?;
         let mut reply = Vec::new();
         loop {

@@ -78,6 +78,9 @@ fn connections_are_listed_as_they_were_translated() {
         assert_eq!(entry.status & (expected | ct_status::SRC_NAT | ct_status::DYING), expected);
         assert_eq!((entry.zone, entry.mark), (0, 0));
         assert_eq!(entries(&mut conntrack, flow.net, 6), []);
+        assert_eq!(conntrack.find(&flow.original(), 0).unwrap(), Some(entry));
+        assert_eq!(conntrack.find(&flow.original(), 1).unwrap(), None);
+        assert_eq!(conntrack.find(&Tuple { protocol: 6, ..flow.original() }, 0).unwrap(), None);
     }
 }
 

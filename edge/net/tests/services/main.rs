@@ -5,3 +5,4 @@ mod lan;
 mod learned;
 mod packets;
 mod sets;
+mod watch;

@@ -1,4 +1,4 @@
-//! nftables: transactions ([`Batch`]) and reading back.
+//! nftables: transactions ([`Batch`]), reading back, and news of what others change ([`Watch`]).
 //!
 //! Numbers are those of `linux/netfilter/nf_tables.h`. Registers are named by their index among the sixteen 32-bit
 //! registers, so a concatenated key lies in consecutive registers, one per started four bytes of each part.
@@ -8,6 +8,7 @@ mod expr;
 mod read;
 mod rule;
 mod set;
+mod watch;
 
 pub use batch::{Batch, Committed};
 pub use expr::{
@@ -17,6 +18,7 @@ pub use expr::{
 pub use read::{BaseChain, ChainState, RuleState, SetState, TableState};
 pub use rule::Rule;
 pub use set::{Data, Element, KeyType, Learned, Set, SetOptions, concat, prefixes};
+pub use watch::{Touched, Watch};
 
 use super::{NetlinkError, NetlinkSocket};
 
@@ -37,6 +39,7 @@ const MSG_DELSET: u16 = 11;
 const MSG_NEWSETELEM: u16 = 12;
 const MSG_GETSETELEM: u16 = 13;
 const MSG_DELSETELEM: u16 = 14;
+const MSG_NEWGEN: u16 = 15;
 const MSG_GETGEN: u16 = 16;
 
 const TABLE_NAME: u16 = 1;

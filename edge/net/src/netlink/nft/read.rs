@@ -107,6 +107,7 @@ impl Nft {
             &|| "read nftables generation".to_owned(),
             message_type(MSG_GETGEN),
             &nfgen(0, 0),
+            |_| {},
         )?;
         Ok(Attrs::after(&payload, NFGEN_LEN).be32(GEN_ID).unwrap_or_default())
     }
