@@ -151,7 +151,10 @@ fn without_place(error: &serde_json::Error) -> String {
     text.strip_suffix(&place).map(str::to_owned).unwrap_or(text)
 }
 
-fn typed(kind: Kind, from: &mut serde_json::Deserializer<SliceRead<'_>>) -> Result<Object, serde_json::Error> {
+fn typed(
+    kind: Kind,
+    from: &mut serde_json::Deserializer<SliceRead<'_>>,
+) -> Result<Object, serde_json::Error> {
     Ok(match kind {
         Kind::Service => Object::Service(Deserialize::deserialize(from)?),
         Kind::EndpointSlice => Object::EndpointSlice(Deserialize::deserialize(from)?),
