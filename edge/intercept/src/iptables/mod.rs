@@ -26,6 +26,10 @@ const DESTROY_PAUSE: Duration = Duration::from_millis(20);
 /// A second in all.
 const DESTROY_ATTEMPTS: usize = 50;
 
+/// Up to so many chains every change is followed by reading everything back. Above, a program that says that it did a
+/// change is believed until the next check: its tables are transactions.
+const READ_BACK_ALWAYS: usize = 1000;
+
 /// Chains and sets of ours.
 #[derive(Debug)]
 pub(crate) struct Iptables {
@@ -73,14 +77,15 @@ impl Iptables {
             behind: Behind::Strays,
             repaired: Vec::new(),
         };
+        let mut before = None;
         if let Some(installed) = installed {
             if installed.rules == wanted {
                 self.installed = Some(Installed { ruleset: ruleset.clone(), ..installed });
                 return Ok(Brought { change: Change::Unchanged, behind: Behind::Nothing, ..brought });
             }
-            let sets = installed.rules.each_ref().map(|rules| rules.sets.clone());
+            let sets = installed.rules.each_ref().map(|rules| &rules.sets);
             let (rules, saved) = (Some(&installed.rules), &installed.saved);
-            match self.write(&wanted, rules, saved, &sets, &mut brought) {
+            match self.write(&wanted, rules, saved, sets, &mut brought) {
                 Ok(()) => {
                     brought.change = Change::Updated;
                     brought.behind = match ruleset.diff(&installed.ruleset) {
@@ -94,8 +99,16 @@ impl Iptables {
                     self.write_anew(&wanted, &mut brought)?;
                 }
             }
+            before = Some((installed.rules, installed.saved));
         } else {
             self.write_anew(&wanted, &mut brought)?;
+        }
+        if let Some((rules, saved)) = before.filter(|_| brought.change == Change::Updated)
+            && is_large(&wanted)
+            && let Some(saved) = updated(&saved, &rules, &wanted)
+        {
+            self.installed = Some(Installed { ruleset: ruleset.clone(), rules: wanted, saved });
+            return Ok(brought);
         }
         let mut saved = self.read(&wanted)?;
         let mut found = self.not_as_written(&wanted, &saved)?;
@@ -116,7 +129,7 @@ impl Iptables {
     /// How chains and sets differ from what they were brought to. Chains are not read while the kernel counts no change of
     /// nftables, where that has them.
     pub(crate) fn differences(&mut self, nft: Option<&mut Nft>) -> Result<Vec<String>, InterceptError> {
-        let Some(installed) = self.installed.take() else { return Ok(Vec::new()) };
+        let Some(mut installed) = self.installed.take() else { return Ok(Vec::new()) };
         let generation = match nft.filter(|_| self.flavour() == Flavour::Nft) {
             Some(nft) => Some(nft.generation()?),
             None => None,
@@ -127,6 +140,7 @@ impl Iptables {
             for (before, now) in installed.saved.iter().zip(&now) {
                 found.extend(now.differences(before));
             }
+            installed.saved = now;
         }
         // Read before the chains: a change meanwhile is one more.
         self.generation = generation;
@@ -155,7 +169,8 @@ impl Iptables {
         for (name, set) in wanted.iter().flat_map(|rules| &rules.sets) {
             if sets.get(name).is_some_and(|there| there.kind != set.kind) {
                 remove(&self.programs)?;
-                return self.write(wanted, None, &self.read(wanted)?, &Default::default(), brought);
+                let none = Sets::new();
+                return self.write(wanted, None, &self.read(wanted)?, [&none, &none], brought);
             }
         }
         let of = |family: Family| -> Sets {
@@ -163,7 +178,8 @@ impl Iptables {
                 sets.iter().filter(|(name, _)| name.ends_with(if family == Family::V4 { "4" } else { "6" }));
             ours.map(|(name, set)| (name.clone(), set.clone())).collect()
         };
-        self.write(wanted, None, &saved, &Family::ALL.map(of), brought)
+        let sets = Family::ALL.map(of);
+        self.write(wanted, None, &saved, sets.each_ref(), brought)
     }
 
     /// From what is there to what is wanted.
@@ -172,7 +188,7 @@ impl Iptables {
         wanted: &[Rules; 2],
         known: Option<&[Rules; 2]>,
         saved: &[Saved; 2],
-        sets: &[Sets; 2],
+        sets: [&Sets; 2],
         brought: &mut Brought,
     ) -> Result<(), InterceptError> {
         let (mut create, mut fill, mut destroy) = (String::new(), String::new(), BTreeSet::new());
@@ -240,6 +256,19 @@ impl Iptables {
         }
         Ok(found)
     }
+}
+
+/// Whether reading everything back costs more than a change: `iptables-save` of 10,000 Services takes seconds.
+fn is_large(rules: &[Rules; 2]) -> bool {
+    rules.iter().flat_map(|rules| &rules.tables).map(|table| table.chains.len()).sum::<usize>()
+        > READ_BACK_ALWAYS
+}
+
+/// What `iptables-save` would print after an update, as far as that is known; `None` where it is to be read.
+fn updated(saved: &[Saved; 2], before: &[Rules; 2], after: &[Rules; 2]) -> Option<[Saved; 2]> {
+    let [mut v4, mut v6] = saved.clone();
+    let known = v4.follow(&before[0], &after[0]) && v6.follow(&before[1], &after[1]);
+    known.then_some([v4, v6])
 }
 
 fn wanted(ruleset: &Ruleset) -> [Rules; 2] {

@@ -17,6 +17,8 @@ pub(crate) struct Saved {
 struct SavedTable {
     /// Chains of ours.
     chains: BTreeMap<String, Vec<String>>,
+    /// How many rules were written to chains that were not read since.
+    unread: BTreeMap<String, usize>,
     /// Rules of built-in chains that call one of ours, with how many rules come before each.
     jumps: Vec<(String, String, usize)>,
 }
@@ -82,12 +84,35 @@ impl Saved {
         all
     }
 
+    /// Goes on to what is there once rules were changed to others. False where that cannot be told.
+    pub(super) fn follow(&mut self, before: &Rules, after: &Rules) -> bool {
+        for ((saved, before), after) in self.tables.iter_mut().zip(&before.tables).zip(&after.tables) {
+            if before.jumps != after.jumps {
+                return false;
+            }
+            for name in before.chains.keys().filter(|name| !after.chains.contains_key(*name)) {
+                saved.chains.remove(name);
+                saved.unread.remove(name);
+            }
+            for (name, rules) in
+                after.chains.iter().filter(|(name, it)| before.chains.get(*name) != Some(*it))
+            {
+                saved.chains.insert(name.clone(), Vec::new());
+                saved.unread.insert(name.clone(), rules.len());
+            }
+        }
+        true
+    }
+
     /// How this differs from what was there before.
     pub(super) fn differences(&self, before: &Self) -> Vec<String> {
         let mut found = Vec::new();
         for ((name, now), before) in TABLES.iter().zip(&self.tables).zip(&before.tables) {
             for (chain, rules) in &before.chains {
+                let unread = before.unread.get(chain);
                 match now.chains.get(chain) {
+                    // The kernel's words for a rule are not ours, so rules are counted.
+                    Some(now) if unread == Some(&now.len()) => {}
                     None => found.push(format!("chain {chain} of {name} is not there")),
                     Some(now) if now != rules => found.push(format!("chain {chain} of {name} was changed")),
                     Some(_) => {}
@@ -164,5 +189,51 @@ mod tests {
             text,
             "*filter\n:EDGEMESH-INPUT - [0:0]\n-D INPUT -j EDGEMESH-INPUT\n-X EDGEMESH-INPUT\nCOMMIT\n"
         );
+    }
+
+    #[test]
+    fn chains_that_were_not_read_are_counted() {
+        let rules = |chains: &[(&str, &[&str])]| {
+            let mut rules = Rules::none(edgemesh_ruleset::Family::V4);
+            let chains = chains.iter().map(|(name, rules)| {
+                ((*name).to_owned(), rules.iter().map(|rule| (*rule).to_owned()).collect())
+            });
+            rules.tables[2].chains = chains.collect();
+            rules
+        };
+        let text = |chains: &[(&str, usize)]| {
+            let mut text = "*nat\n".to_owned();
+            for (name, count) in chains {
+                text += &format!(":{name} - [0:0]\n");
+                text += &format!("-A {name} -j RETURN\n").repeat(*count);
+            }
+            Saved::parse(&(text + "COMMIT\n"))
+        };
+        let before = rules(&[("EDGEMESH-SVC-A", &["a"]), ("EDGEMESH-SVC-B", &["b"])]);
+        let after = rules(&[("EDGEMESH-SVC-A", &["a"]), ("EDGEMESH-SVC-C", &["c", "d"])]);
+        let mut saved = text(&[("EDGEMESH-SVC-A", 1), ("EDGEMESH-SVC-B", 1)]);
+        assert!(saved.follow(&before, &after));
+        for (now, expected) in [
+            (vec![("EDGEMESH-SVC-A", 1), ("EDGEMESH-SVC-C", 2)], None),
+            (
+                vec![("EDGEMESH-SVC-A", 1), ("EDGEMESH-SVC-C", 1)],
+                Some("chain EDGEMESH-SVC-C of nat was changed"),
+            ),
+            (
+                vec![("EDGEMESH-SVC-A", 2), ("EDGEMESH-SVC-C", 2)],
+                Some("chain EDGEMESH-SVC-A of nat was changed"),
+            ),
+            (vec![("EDGEMESH-SVC-A", 1)], Some("chain EDGEMESH-SVC-C of nat is not there")),
+            (
+                vec![("EDGEMESH-SVC-A", 1), ("EDGEMESH-SVC-B", 1), ("EDGEMESH-SVC-C", 2)],
+                Some("chain EDGEMESH-SVC-B of nat is not ours"),
+            ),
+        ] {
+            let found = text(&now).differences(&saved);
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+        }
+        let mut other = after.clone();
+        other.tables[2].jumps.push(("OUTPUT", "EDGEMESH-OUTPUT"));
+        assert!(!saved.follow(&after, &other), "a call moves all that come after it");
     }
 }
