@@ -1,7 +1,5 @@
 //! More clients than the proxy takes at a time.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
-
 mod common;
 
 use common::*;
