@@ -14,8 +14,7 @@ use edgemesh_ruleset::{Member, Update};
 const UDP: u8 = 17;
 
 /// Up to so many questions the kernel goes through its table once for each and tells of what matters only; for more, it
-/// tells of all UDP of a family once. To be told of a connection costs about sixteen times as much as to have the kernel
-/// pass over it.
+/// tells of all UDP of a family once. A guess, so that a change of many endpoints is no more than so many walks.
 const MAX_QUESTIONS: usize = 16;
 
 /// UDP connections that a change of the rules leaves behind.

@@ -119,8 +119,8 @@ impl<'de> Deserialize<'de> for Object {
 
 /// Decodes an object, with what in it is not understood.
 ///
-/// By way of its JSON: code that decodes every kind from values as well would be half a megabyte, for documents that come
-/// few at a time.
+/// By way of its JSON: code that decodes every kind from values as well would be a second copy of all of it, for documents
+/// that come few at a time.
 fn of_value(kind: Kind, value: &Value) -> Result<Object, String> {
     let told = if kind.is_ingress() { not_understood(kind, value) } else { Vec::new() };
     let json = serde_json::to_vec(value).map_err(|error| error.to_string())?;

@@ -236,7 +236,7 @@ fn list(
 ) -> Result<(), NetlinkError> {
     // Kernels before 5.8 do not know the filter and tell of everything.
     let filter = |message: &mut MessageBuf| {
-        // Linux (6.18 and before) passes over exactly the IPv6 addresses that are asked for, so only ports are.
+        // Linux 6.18 passes over exactly the IPv6 addresses that are asked for, so only ports are.
         let v4 = |flag| if wanted.family() == Family::V4 { flag } else { 0 };
         let (original, reply) = match wanted {
             Wanted::All(_) => (FILTER_PROTO_NUM, 0),
