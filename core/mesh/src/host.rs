@@ -51,6 +51,8 @@ pub struct HostFacts {
     /// Whoever translates other Services refuses what the host sends to their addresses untranslated (kube-proxy in mode
     /// `nftables`): the listener's share of a Service that it shares with the kernel.
     pub untranslated_refused: bool,
+    /// The host has a bridge, and what bridges carry passes netfilter (`net.bridge.bridge-nf-call-iptables`).
+    pub bridges_filtered: bool,
 }
 
 impl HostFacts {

@@ -21,6 +21,10 @@ pub struct Update {
     pub add_picks: Vec<Pick>,
     /// Chains of which nothing is left to lead to them, to delete last.
     pub delete_picks: Vec<Pick>,
+    /// Base chains to add, before members that they look up.
+    pub add_chains: Vec<Chain>,
+    /// Names of base chains to delete.
+    pub delete_chains: Vec<String>,
     /// Chains that get other rules.
     pub rewrite: Vec<Chain>,
     /// Members to delete, in this order.
@@ -34,13 +38,18 @@ pub struct Update {
 }
 
 impl Update {
-    /// Whether the table stays as it is.
-    pub fn table_unchanged(&self) -> bool {
+    /// Whether chains and rules stay as they are.
+    pub fn rules_unchanged(&self) -> bool {
         self.add_picks.is_empty()
             && self.delete_picks.is_empty()
+            && self.add_chains.is_empty()
+            && self.delete_chains.is_empty()
             && self.rewrite.is_empty()
-            && self.delete.is_empty()
-            && self.add.is_empty()
+    }
+
+    /// Whether the table stays as it is.
+    pub fn table_unchanged(&self) -> bool {
+        self.rules_unchanged() && self.delete.is_empty() && self.add.is_empty()
     }
 
     /// Whether everything stays as it is.
@@ -52,23 +61,34 @@ impl Update {
 impl Ruleset {
     /// What brings the kernel from `installed` to this ruleset. Costs what the two do not share.
     pub fn diff(&self, installed: &Self) -> Patch {
-        let place = |chain: &Chain| (chain.name.clone(), chain.base);
+        let within = |chains: &[Chain], name: &str| chains.iter().any(|it| it.name == name);
+        let gone = |of: &Self, from: &Self| -> Vec<Chain> {
+            of.chains.iter().filter(|it| !within(&from.chains, &it.name)).cloned().collect()
+        };
+        let (add_chains, deleted) = (gone(self, installed), gone(installed, self));
+        let common: Vec<(&Chain, &Chain)> = self
+            .chains
+            .iter()
+            .filter_map(|own| Some((own, installed.chains.iter().find(|it| it.name == own.name)?)))
+            .collect();
+        // Other chains go to those without a base.
         let alike = self.device == installed.device
             && self.families == installed.families
-            && self.chains.iter().map(place).eq(installed.chains.iter().map(place));
+            && common.iter().all(|(own, other)| own.base == other.base)
+            && add_chains.iter().chain(&deleted).all(|it| it.base.is_some());
         if !alike {
             return Patch::Replace;
         }
         let mut update = Update {
             add_picks: self.picks.keys().filter(|it| !installed.picks.contains_key(it)).copied().collect(),
             delete_picks: installed.picks.keys().filter(|it| !self.picks.contains_key(it)).copied().collect(),
-            rewrite: self
-                .chains
+            rewrite: common
                 .iter()
-                .zip(&installed.chains)
                 .filter(|(own, other)| own != other)
-                .map(|(own, _)| own.clone())
+                .map(|(own, _)| (*own).clone())
                 .collect(),
+            add_chains,
+            delete_chains: deleted.into_iter().map(|it| it.name).collect(),
             ..Update::default()
         };
         let (mut wanted, mut present) = (Vec::new(), Vec::new());

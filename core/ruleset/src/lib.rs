@@ -240,6 +240,11 @@ impl Ruleset {
         picks.chain(self.chains.iter().map(Cow::Borrowed))
     }
 
+    /// Whether a chain looks at packets on bridges, before br_netfilter does.
+    pub fn sees_bridges(&self) -> bool {
+        self.chains.iter().any(|chain| chain.name == rules::BRIDGED)
+    }
+
     /// Every element of every set and map, in the order of [`SetKind::ALL`], then by key.
     pub fn members(&self) -> Vec<Member> {
         let mut members: Vec<Member> = Vec::with_capacity(self.frontends.len() * 4);

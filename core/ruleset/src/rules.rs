@@ -278,7 +278,7 @@ pub(crate) fn chains(
     let filter = |name, hook, priority, rules| base(name, ChainType::Filter, hook, priority, rules);
     let port = settings.port;
     let mut chains = vec![
-        filter(BRIDGED, Hook::Prerouting, PRIORITY_FIRST, bridged(port, families)),
+        filter(BRIDGED, Hook::Prerouting, PRIORITY_FIRST, bridged(host, port, families)),
         filter("prerouting_raw", Hook::Prerouting, PRIORITY_RAW, untracked(families, &[Match::FromLoopback])),
         filter("output_raw", Hook::Output, PRIORITY_RAW, untracked(families, &[])),
         filter("prerouting", Hook::Prerouting, PRIORITY_MANGLE, kept_off(host, families)),
@@ -302,6 +302,10 @@ pub(crate) fn chains(
     for chain in &mut chains {
         chain.rules.retain(|rule| rule.can_match(population));
     }
+    // Every packet pays for a hook, also for one without rules. Those for NAT stay: without any, the kernel would no longer
+    // translate the connections there are.
+    chains
+        .retain(|chain| !chain.rules.is_empty() || chain.base.is_none_or(|base| base.kind == ChainType::Nat));
     chains
 }
 
@@ -347,8 +351,11 @@ fn untracked(families: &[Family], answers: &[Match]) -> Vec<Rule> {
 /// it enters the bridge. When it leaves the bridge for the host, `ip_rcv` forgets the socket that TPROXY chose, and
 /// br_netfilter skips prerouting (`ip_sabotage_in`). This chain comes before that and chooses the socket once more. A
 /// packet to a mixed frontend that is tracked already, and not translated, was given to the listener.
-fn bridged(port: u16, families: &[Family]) -> Vec<Rule> {
+fn bridged(host: &HostFacts, port: u16, families: &[Family]) -> Vec<Rule> {
     let mut rules = Vec::new();
+    if !host.bridges_filtered {
+        return rules;
+    }
     for &family in families {
         for (set, tracked) in [(SetKind::Proxied, None), (SetKind::Mixed, Some(Match::Tracked))] {
             for l4 in [L4::Tcp, L4::Udp] {

@@ -14,7 +14,8 @@ impl Ruleset {
     /// A ruleset that has rules of every kind, by which it is seen whether a kernel takes them. Its addresses are those
     /// for documentation (RFC 5737, RFC 3849).
     pub fn specimen(settings: &RulesetSettings) -> Self {
-        let mut host = HostFacts { forward_v4: true, forward_v6: true, ..HostFacts::default() };
+        let mut host =
+            HostFacts { forward_v4: true, forward_v6: true, bridges_filtered: true, ..HostFacts::default() };
         let mut ruleset = Self::empty(&host, settings);
         for family in ruleset.families {
             let ip: IpAddr = match family {

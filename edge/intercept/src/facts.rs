@@ -54,6 +54,8 @@ pub(crate) fn read(
         forward_v6: is_on(FORWARD_V6),
         forward_drops: chains.iter().any(drops_forwarded) || legacy_drops_forwarded(),
         untranslated_refused: chains.iter().any(refuses_untranslated),
+        bridges_filtered: filtered.contains(&true)
+            && links.iter().any(|link| is_bridge(link) && Some(link.index) != own),
     })
 }
 
@@ -77,6 +79,10 @@ fn legacy_drops_forwarded() -> bool {
 fn refuses_untranslated(chain: &nft::BaseChain) -> bool {
     let filters_output = chain.kind == "filter" && chain.hook == nft::Hook::Output.code();
     of_ip(chain) && chain.table == "kube-proxy" && filters_output && chain.priority > DESTINATION_NAT
+}
+
+fn is_bridge(link: &Link) -> bool {
+    link.kind.as_deref() == Some("bridge")
 }
 
 fn of_ip(chain: &nft::BaseChain) -> bool {
@@ -137,8 +143,7 @@ impl<'a> Devices<'a> {
     }
 
     fn is_bridge(&self, route: &Route) -> bool {
-        let link = route.oif.and_then(|index| self.by_index.get(&index));
-        link.is_some_and(|link| link.kind.as_deref() == Some("bridge"))
+        route.oif.and_then(|index| self.by_index.get(&index)).is_some_and(|link| is_bridge(link))
     }
 }
 

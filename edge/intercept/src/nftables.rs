@@ -102,7 +102,7 @@ pub(crate) struct Nftables {
     pub(crate) nft: Nft,
     /// What the table was brought to; absent while that is unknown.
     table: Option<Table>,
-    /// Whether br_netfilter was loaded when the table was written.
+    /// Whether br_netfilter was loaded when base chains were written last.
     bridge_netfilter: bool,
     /// Hears who changes our table; absent while it is written, of which the kernel would tell element by element, and
     /// where the kernel does not tell.
@@ -159,7 +159,7 @@ impl Nftables {
         if found.is_empty() {
             self.listen(generation);
         }
-        if !self.bridge_netfilter && bridge_netfilter() {
+        if table.ruleset.sees_bridges() && !self.bridge_netfilter && bridge_netfilter() {
             found.push("br_netfilter was loaded after the rules".to_owned());
         }
         if found.is_empty() {
@@ -214,9 +214,7 @@ impl Nftables {
             match self.update(ruleset, &update) {
                 Ok(committed) => {
                     let generation = known.then(|| after(before, committed));
-                    let rules = !(update.add_picks.is_empty()
-                        && update.rewrite.is_empty()
-                        && update.delete_picks.is_empty());
+                    let rules = !update.rules_unchanged();
                     let (change, behind) = (Change::Updated, Behind::of(&update));
                     return Ok(Written { change, committed, generation, rules, behind });
                 }
@@ -236,6 +234,9 @@ impl Nftables {
     }
 
     fn update(&mut self, ruleset: &Ruleset, update: &Update) -> Result<Committed, NetlinkError> {
+        if !update.add_chains.is_empty() {
+            self.bridge_netfilter = bridge_netfilter();
+        }
         let mut committed = self.nft.commit(&table::update(ruleset.families, update))?;
         let rest = table::delete_picks(update);
         if !rest.is_empty() {

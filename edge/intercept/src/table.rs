@@ -217,14 +217,22 @@ pub(crate) fn session_maps(ruleset: &Ruleset) -> impl Iterator<Item = &'static s
     ruleset.families.iter().map(|family| SetKind::Sessions.name(*family))
 }
 
-/// Changes of members and rules. Deleted chains are not among them ([`delete_picks`]): as long as only elements come last,
-/// a batch that is too large for the host can be split.
+/// Changes of members and rules. Chains that members lead to are not deleted here ([`delete_picks`]): as long as only
+/// elements come last, a batch that is too large for the host can be split.
 pub(crate) fn update(families: &[Family], update: &Update) -> Batch {
     let mut batch = Batch::new();
     for pick in &update.add_picks {
         let chain = pick.chain(families);
         batch.add_chain(OURS, nft::Chain { name: &chain.name, base: None });
         add_rules(&mut batch, OURS, &chain);
+    }
+    for chain in &update.add_chains {
+        batch.add_chain(OURS, nft::Chain { name: &chain.name, base: base(chain) });
+        add_rules(&mut batch, OURS, chain);
+    }
+    for name in &update.delete_chains {
+        batch.flush_chain(OURS, name);
+        batch.delete_chain(OURS, name);
     }
     for chain in &update.rewrite {
         batch.flush_chain(OURS, &chain.name);

@@ -169,6 +169,9 @@ impl Ruleset {
             restricted: SortedMap::default(),
             refused: Vec::new(),
         };
+        if !bridged.sees_bridges() {
+            return bridged;
+        }
         let listened = self.frontends.iter().filter(|(_, steer)| steer.listens());
         bridged.frontends = listened
             .map(|(frontend, steer)| match steer {

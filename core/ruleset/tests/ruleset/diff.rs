@@ -78,14 +78,40 @@ fn facts_of_the_host_rewrite_chains_and_members() {
     };
     let names: Vec<&str> = update.rewrite.iter().map(|chain| chain.name.as_str()).collect();
     // Pods' connections, which were sent on, are led to the listener.
-    assert_eq!(names, ["prerouting_bridged", "prerouting_listener", "input", "nat_prerouting"]);
+    assert_eq!(names, ["input", "nat_prerouting"]);
+    let added: Vec<&str> = update.add_chains.iter().map(|chain| chain.name.as_str()).collect();
+    assert_eq!(added, ["prerouting_listener"]);
+}
+
+/// A hook costs every packet something, so it is there only while a rule stands in it.
+#[test]
+fn hooks_come_and_go_with_their_rules() {
+    let check = |before: &str, after: &str, [added, deleted]: [&[&str]; 2]| {
+        let Patch::Update(update) = compile(after).diff(&compile(before)) else {
+            panic!("no base chain alone")
+        };
+        let names: Vec<&str> = update.add_chains.iter().map(|chain| chain.name.as_str()).collect();
+        assert_eq!(
+            (&names[..], &update.delete_chains[..]),
+            (added, &deleted.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>()[..])
+        );
+        assert!(!update.rules_unchanged() || (added.is_empty() && deleted.is_empty()));
+    };
+    let kernel = format!("{HOST}{ONE}");
+    let proxied = ["prerouting_raw", "output_raw", "prerouting_listener"];
+    check(&kernel, &kernel, [&[], &[]]);
+    check(HOST, ONE, [&proxied, &[]]);
+    check(ONE, HOST, [&[], &proxied]);
+    check(ONE, &format!("filtered-bridges\n{ONE}"), [&["prerouting_bridged"], &[]]);
+    check(&format!("filtered-bridges\n{ONE}"), ONE, [&[], &["prerouting_bridged"]]);
 }
 
 #[test]
 fn another_listener_rewrites_its_chains() {
-    let mut other = scene(ONE);
+    let fixture = format!("filtered-bridges\n{ONE}");
+    let mut other = scene(&fixture);
     other.settings.port = 15_002;
-    let Patch::Update(update) = other.compile().diff(&compile(ONE)) else { panic!("the same chains") };
+    let Patch::Update(update) = other.compile().diff(&compile(&fixture)) else { panic!("the same chains") };
     let names: Vec<&str> = update.rewrite.iter().map(|chain| chain.name.as_str()).collect();
     assert_eq!(names, ["prerouting_bridged", "prerouting_listener"]);
 }

@@ -37,6 +37,7 @@ pub(crate) fn scene(fixture: &str) -> Scene {
             ["node", name] => snapshot.node.name = Name::from(name),
             ["host", ip] => drop(host.addresses.insert(ip.parse().expect("an address"))),
             ["noforward"] => (host.forward_v4, host.forward_v6) = (false, false),
+            ["filtered-bridges"] => host.bridges_filtered = true,
             ["refused-untranslated"] => host.untranslated_refused = true,
             ["route", prefix, ref flags @ ..] => host.routes.push(route(prefix, flags)),
             ["path", node, kind, ref address @ ..] => {

@@ -31,7 +31,8 @@ fn an_empty_mesh() {
 #[test]
 fn both_families_and_protocols() {
     check(
-        "svc web 10.96.0.1,fd00:96::1
+        "filtered-bridges
+         svc web 10.96.0.1,fd00:96::1
          port 80/tcp
          ep 10.1.0.1:8080
          port 53/udp

@@ -131,7 +131,9 @@ pub(crate) fn rules(interceptor: &mut Interceptor, services: &[Svc], bare: &[&st
 /// A ruleset of frontends whose connections go to the listener, and of addresses without any frontend.
 pub(crate) fn ruleset(settings: &RulesetSettings, frontends: &[&str], bare: &[&str]) -> Ruleset {
     let services: Vec<Svc> = frontends.iter().map(|text| Svc::new(text, &["192.0.2.200:1@away"])).collect();
-    Ruleset::compile(&snapshot(&services, bare), &paths(HostFacts::default()), settings)
+    // Tests put Pods behind bridges.
+    let host = HostFacts { bridges_filtered: true, ..HostFacts::default() };
+    Ruleset::compile(&snapshot(&services, bare), &paths(host), settings)
 }
 
 /// What carries the rules out.

@@ -118,7 +118,7 @@ fn what_others_break_is_restored() {
     let harms: [(&str, Harm); 5] = [
         ("table edgemesh is not there", |batch| batch.delete_table(OURS)),
         ("the rules were changed", |batch| batch.flush_chain(OURS, "input")),
-        ("the rules were changed", |batch| batch.add_rule(OURS, "prerouting", &Rule::new().drop())),
+        ("the rules were changed", |batch| batch.add_rule(OURS, "prerouting_raw", &Rule::new().drop())),
         ("set vips4 lacks 1 elements and has 1 foreign ones", |batch| {
             batch.delete_elements(OURS, "vips4", [Element::single(&[10, 96, 0, 1])]);
             batch.add_elements(OURS, "vips4", [Element::single(&[10, 0, 0, 1])]);
