@@ -11,7 +11,7 @@ pub enum Patch {
     /// The chains or the device differ: everything is written anew.
     Replace,
     /// Members, or rules in chains, differ.
-    Update(Update),
+    Update(Box<Update>),
 }
 
 /// Members and routes to add and to delete, and chains to change.
@@ -122,7 +122,7 @@ impl Ruleset {
             present.extend(other.map(|_| Member::Vip(*vip)));
         }
         (update.add, update.delete) = differing(wanted, present);
-        Patch::Update(update)
+        Patch::Update(Box::new(update))
     }
 
     /// The ruleset without what concerns these virtual addresses.
