@@ -8,7 +8,7 @@ use edgemesh_api::Protocol;
 use edgemesh_balance::PickCtx;
 use edgemesh_mesh::{Frontend, MeshSnapshot, PathSnapshot};
 use edgemesh_route::{Conn, Explanation, Router};
-use edgemesh_ruleset::Ruleset;
+use edgemesh_ruleset::{Ruleset, Steer};
 use serde::Serialize;
 
 /// One question, answered.
@@ -33,6 +33,24 @@ struct NameStep {
     answer: String,
 }
 
+/// What becomes of connections of the host's own sockets where the kernel is the carrier.
+fn at_connect(
+    ruleset: &Ruleset,
+    steer: &Steer,
+    frontend: &Frontend,
+    rewrite: Option<&Result<usize, String>>,
+) -> String {
+    match (steer, rewrite, ruleset.at_connect(frontend)) {
+        (Steer::Kernel(_), Some(Ok(_)), Ok(_)) => {
+            "; sockets of this host connect to an endpoint at once".to_owned()
+        }
+        (Steer::Kernel(_), Some(Ok(_)), Err(left)) => {
+            format!("; translated also for sockets of this host: {}", left.as_str())
+        }
+        _ => String::new(),
+    }
+}
+
 /// Walks the question through name, frontend, endpoints and path.
 pub(crate) fn trace(
     question: &str,
@@ -41,6 +59,7 @@ pub(crate) fn trace(
     paths: &PathSnapshot,
     router: &Router,
     ruleset: Option<&Ruleset>,
+    connect_rewrite: Option<Result<usize, String>>,
 ) -> Result<Trace, String> {
     let (text, protocol) = match question.rsplit_once('/') {
         Some((text, word)) => {
@@ -68,7 +87,8 @@ pub(crate) fn trace(
     let ctx = PickCtx { now: Instant::now(), client: client.ip(), draw: 0 };
     let carrier = |ip: &IpAddr| {
         let frontend = Frontend { ip: *ip, port, protocol };
-        ruleset?.frontends.get(&frontend).map(ToString::to_string)
+        let (ruleset, steer) = (ruleset?, ruleset?.frontends.get(&frontend)?);
+        Some(format!("{steer}{}", at_connect(ruleset, steer, &frontend, connect_rewrite.as_ref())))
     };
     let carriers = addresses.iter().map(carrier).collect();
     let frontends = addresses

@@ -72,6 +72,8 @@ pub(crate) struct KernelStatus {
     pub(crate) backend: &'static str,
     /// Why it is this one, and what does not work with it.
     pub(crate) reason: String,
+    /// Whether sockets of the host connect to endpoints at once, or why not; absent until the rules are in place.
+    pub(crate) connect_rewrite: Option<String>,
 }
 
 /// The generation one control loop has applied.
@@ -115,8 +117,11 @@ impl fmt::Display for Status {
                 None => writeln!(f)?,
             }
         }
-        if let Some(KernelStatus { backend, reason }) = &self.kernel {
+        if let Some(KernelStatus { backend, reason, connect_rewrite }) = &self.kernel {
             writeln!(f, "kernel     by {backend}: {reason}")?;
+            if let Some(words) = connect_rewrite {
+                writeln!(f, "connect    {words}")?;
+            }
         }
         let connections = &self.connections;
         writeln!(

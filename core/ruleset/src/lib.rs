@@ -7,6 +7,7 @@
 //! `edgemesh-intercept`'s.
 
 mod compile;
+pub mod connect;
 mod diff;
 pub mod iptables;
 pub mod render;
@@ -124,6 +125,9 @@ pub struct RulesetSettings {
     pub ipv6: bool,
     /// Whether the kernel translates connections to endpoints that it reaches; otherwise all go to the listener.
     pub kernel_path: bool,
+    /// Whether sockets of the host connect to an endpoint at once where nothing else is to be decided ([`connect`]). Does
+    /// not change the rules.
+    pub connect_rewrite: bool,
     /// What carries the rules out.
     pub backend: KernelBackend,
     /// Addresses of the host at which node ports are open; all but loopback and link-local ones when empty
@@ -138,6 +142,7 @@ impl Default for RulesetSettings {
             device: Device::default(),
             ipv6: true,
             kernel_path: true,
+            connect_rewrite: false,
             backend: KernelBackend::Auto,
             node_port_addresses: Vec::new(),
         }

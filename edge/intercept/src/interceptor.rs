@@ -9,6 +9,7 @@ use edgemesh_ruleset::{Device, Ruleset, RulesetSettings, VipRoute};
 
 use crate::choice::{self, Carrier};
 use crate::cleanup::{self, CleanupReport};
+use crate::connect::Rewriter;
 use crate::iptables::{self, Look};
 use crate::nftables::{Behind, Brought, Nftables, Warnings};
 use crate::{InterceptError, device, facts, routes};
@@ -66,6 +67,8 @@ pub struct Interceptor {
     no_conntrack: bool,
     /// nftables' count of changes at the last look for those of others.
     seen: Option<u32>,
+    /// What replaces addresses when sockets connect, or why nothing does.
+    rewriter: Result<Box<Rewriter>, String>,
 }
 
 impl Interceptor {
@@ -81,6 +84,10 @@ impl Interceptor {
         }
         let routes = routes::installed(&mut rt)?.iter().map(routes::vip).collect();
         let settings = RulesetSettings { ipv6: settings.ipv6 && ensured.ipv6, ..settings };
+        let rewriter = match settings.connect_rewrite {
+            true => Rewriter::start(settings.ipv6).map(Box::new),
+            false => Err("switched off".to_owned()),
+        };
         Ok(Self {
             rt,
             carrier,
@@ -95,6 +102,7 @@ impl Interceptor {
             warnings: Warnings::default(),
             no_conntrack: false,
             seen: None,
+            rewriter,
         })
     }
 
@@ -110,6 +118,14 @@ impl Interceptor {
             Carrier::Iptables(..) => "iptables",
         };
         (name, &self.reason)
+    }
+
+    /// How many frontends are replaced by an endpoint when a socket of this network namespace connects, or why none is.
+    pub fn connect_rewrite(&self) -> Result<usize, &str> {
+        match &self.rewriter {
+            Ok(rewriter) => Ok(rewriter.len()),
+            Err(reason) => Err(reason),
+        }
     }
 
     /// What the host is at the moment. Its pod ranges are those that its devices show; the Node object may have more.
@@ -170,6 +186,7 @@ impl Interceptor {
         self.forget(&brought.behind, &ruleset);
         self.installed = Some(ruleset.as_ref().clone());
         self.remove_others();
+        self.rewrite(&ruleset);
         let (added, foreign) = self.add_routes(lo, add)?;
         self.routes_in_doubt = !foreign.is_empty();
         let applied = Applied {
@@ -305,6 +322,15 @@ impl Interceptor {
                 }
                 Ok(brought)
             }
+        }
+    }
+
+    /// Has sockets connect as the rules translate. The rules do without: what goes wrong here ends it.
+    fn rewrite(&mut self, ruleset: &Ruleset) {
+        let Ok(rewriter) = &mut self.rewriter else { return };
+        if let Err(error) = rewriter.bring(ruleset) {
+            tracing::warn!(%error, "the kernel translates what sockets could connect to at once");
+            self.rewriter = Err(error.to_string());
         }
     }
 

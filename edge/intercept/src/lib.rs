@@ -13,6 +13,7 @@
 
 mod choice;
 mod cleanup;
+mod connect;
 mod device;
 mod error;
 mod facts;

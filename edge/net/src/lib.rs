@@ -1,5 +1,6 @@
 //! Sockets, netlink and namespaces: the only crate with `unsafe`, and the traits edge crates meet through.
 
+pub mod bpf;
 pub mod inotify;
 pub mod limits;
 pub mod meet;

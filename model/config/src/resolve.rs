@@ -339,6 +339,7 @@ fn proxy(effective: &Effective, role: Role) -> Option<ProxySettings> {
             "off" => KernelPath::Off,
             _ => KernelPath::Auto,
         },
+        connect_rewrite: effective.text("modules.edgeProxy.connectRewrite") != "off",
         backend: match effective.text("modules.edgeProxy.backend") {
             "nftables" => KernelBackend::Nftables,
             "iptables" => KernelBackend::Iptables,

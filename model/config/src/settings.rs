@@ -248,6 +248,8 @@ pub struct ProxySettings {
     pub socks5: Option<u16>,
     /// Which connections the kernel translates by itself.
     pub kernel_path: KernelPath,
+    /// Whether sockets of the host connect to endpoints at once, where the kernel lets them.
+    pub connect_rewrite: bool,
     /// What carries the kernel's rules out.
     pub backend: KernelBackend,
     /// Addresses of the host at which node ports are open; none means all.

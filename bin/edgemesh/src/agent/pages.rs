@@ -80,10 +80,16 @@ impl AgentPages {
             uptime_seconds: shared.started.elapsed().as_secs(),
             metadata,
             applied: self.applied(),
-            kernel: shared
-                .rules
-                .backend()
-                .map(|(backend, reason)| KernelStatus { backend, reason: reason.to_owned() }),
+            kernel: shared.rules.backend().map(|(backend, reason)| KernelStatus {
+                backend,
+                reason: reason.to_owned(),
+                connect_rewrite: shared.rules.connect_rewrite().map(|it| match it {
+                    Ok(count) => {
+                        format!("sockets of this host go to an endpoint at once for {count} frontends")
+                    }
+                    Err(reason) => format!("each packet is translated: {reason}"),
+                }),
+            }),
             connections: ConnectionStatus {
                 open_tcp: totals.open_tcp,
                 open_udp: totals.open_udp,
@@ -162,6 +168,7 @@ impl Pages for AgentPages {
                     &self.shared.paths.load(),
                     &self.shared.router,
                     self.shared.rules.ruleset().as_deref(),
+                    self.shared.rules.connect_rewrite(),
                 );
                 Some(match trace {
                     Err(message) => Err(message),

@@ -45,6 +45,8 @@ pub(super) struct State {
     ruleset: Mutex<Option<Arc<Ruleset>>>,
     /// What carries the rules out, and why.
     backend: Option<(&'static str, String)>,
+    /// How many frontends sockets of the host connect past, or why none; absent before the rules are.
+    connect: Mutex<Option<Result<usize, String>>>,
 }
 
 /// What the kernel was brought to, and for what.
@@ -63,6 +65,11 @@ impl State {
 
     pub(super) fn backend(&self) -> Option<(&'static str, &str)> {
         self.backend.as_ref().map(|(name, reason)| (*name, reason.as_str()))
+    }
+
+    /// How many frontends are replaced when sockets of the host connect, or why none.
+    pub(super) fn connect_rewrite(&self) -> Option<Result<usize, String>> {
+        self.connect.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn applied(&self) -> u64 {
@@ -98,7 +105,8 @@ impl State {
         self.ruleset.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn succeeded(&self, brought: &Brought) {
+    fn succeeded(&self, brought: &Brought, connect: Result<usize, &str>) {
+        *self.connect.lock().unwrap_or_else(PoisonError::into_inner) = Some(connect.map_err(str::to_owned));
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.ruleset.lock().unwrap_or_else(PoisonError::into_inner) = Some(brought.ruleset.clone());
         self.applied.store(brought.snapshot.generation.0, Ordering::Relaxed);
@@ -124,6 +132,7 @@ pub(super) fn settings(settings: &AgentSettings) -> Option<RulesetSettings> {
     if let Some(proxy) = &settings.proxy {
         rules.port = proxy.port;
         rules.kernel_path = proxy.kernel_path != KernelPath::Off;
+        rules.connect_rewrite = proxy.connect_rewrite && rules.kernel_path;
         rules.backend = match proxy.backend {
             KernelBackend::Auto => edgemesh_ruleset::KernelBackend::Auto,
             KernelBackend::Nftables => edgemesh_ruleset::KernelBackend::Nftables,
@@ -194,7 +203,7 @@ pub(super) async fn run(
         match outcome {
             Ok(touched) => {
                 if let Some(last) = &follower.last {
-                    shared.rules.succeeded(last);
+                    shared.rules.succeeded(last, follower.interceptor.connect_rewrite());
                 }
                 if touched {
                     due = Instant::now() + VERIFY_EVERY;

@@ -92,6 +92,7 @@ pub(crate) fn of_config(settings: &Settings) -> Result<AgentSettings> {
     let proxy = settings.proxy.as_ref().map(|proxy| ProxyFlags {
         port: proxy.port,
         kernel_path: proxy.kernel_path,
+        connect_rewrite: proxy.connect_rewrite,
         backend: proxy.backend,
         node_port_addresses: proxy.node_port_addresses.clone(),
         max_connections: proxy.max_connections,

@@ -46,6 +46,7 @@ edgemesh agent: DNS, interception, proxy and tunnel of one node
   --no-intercept           leave the kernel alone: DNS and tunnel only
   --bridge-device NAME     device of the agent's own addresses (default edgemesh0)
   --kernel-path MODE       auto (default): the kernel translates connections to endpoints it reaches; always; off
+  --connect-rewrite MODE   auto (default): sockets of the host connect to endpoints at once, where the kernel takes BPF; off
   --backend NAME           auto (default): nftables where the kernel takes every rule, else iptables; nftables; iptables
   --node-port-addresses R  addresses and ranges, separated by commas, at which node ports are open (default: all)
   --keep-rules             leave the kernel's rules when the agent ends; `edgemesh cleanup` removes them
@@ -137,6 +138,7 @@ struct Raw {
     no_intercept: bool,
     device: Option<String>,
     kernel_path: Option<KernelPath>,
+    connect_rewrite: Option<bool>,
     backend: Option<KernelBackend>,
     node_port_addresses: Option<Vec<IpNet>>,
     keep_rules: bool,
@@ -199,6 +201,13 @@ impl Raw {
                     "always" => KernelPath::Always,
                     "off" => KernelPath::Off,
                     other => bail!("{other:?} is none of auto, always, off"),
+                });
+            }
+            "connect-rewrite" => {
+                self.connect_rewrite = Some(match parser.value()?.string()?.as_str() {
+                    "auto" => true,
+                    "off" => false,
+                    other => bail!("{other:?} is none of auto, off"),
                 });
             }
             "backend" => {
@@ -364,6 +373,7 @@ impl Raw {
         } else if let Some(proxy) = &mut settings.proxy {
             proxy.port = self.proxy_port.unwrap_or(proxy.port);
             proxy.kernel_path = self.kernel_path.unwrap_or(proxy.kernel_path);
+            proxy.connect_rewrite = self.connect_rewrite.unwrap_or(proxy.connect_rewrite);
             proxy.backend = self.backend.unwrap_or(proxy.backend);
             if let Some(ranges) = self.node_port_addresses {
                 proxy.node_port_addresses = ranges;
@@ -416,6 +426,7 @@ fn defaults(node_name: &str) -> AgentSettings {
         proxy: Some(ProxyFlags {
             port: DEFAULT_PROXY_PORT,
             kernel_path: KernelPath::Auto,
+            connect_rewrite: true,
             backend: KernelBackend::Auto,
             node_port_addresses: Vec::new(),
             max_connections: 10_240,

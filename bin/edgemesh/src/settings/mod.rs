@@ -123,6 +123,8 @@ pub(crate) struct DnsFlags {
 pub(crate) struct ProxyFlags {
     pub(crate) port: u16,
     pub(crate) kernel_path: KernelPath,
+    /// Sockets of the host connect to endpoints at once, where the kernel lets them.
+    pub(crate) connect_rewrite: bool,
     pub(crate) backend: KernelBackend,
     /// Addresses of the host at which node ports are open; none means all.
     pub(crate) node_port_addresses: Vec<IpNet>,

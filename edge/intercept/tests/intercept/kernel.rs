@@ -218,6 +218,17 @@ pub(crate) fn install() -> Interceptor {
     install_on(Setup::Nftables)
 }
 
+/// The same, and sockets of the host connect to endpoints at once; or why the kernel keeps that from this process.
+pub(crate) fn install_for_sockets() -> Result<Interceptor, String> {
+    loopback_up();
+    let settings = RulesetSettings { connect_rewrite: true, ..RulesetSettings::default() };
+    let interceptor = Interceptor::install(settings).expect("installed");
+    match interceptor.connect_rewrite() {
+        Ok(_) => Ok(interceptor),
+        Err(why) => Err(why.to_owned()),
+    }
+}
+
 /// The same with a backend. Which flavour of iptables others use is shown as kubelet does.
 pub(crate) fn install_on(setup: Setup) -> Interceptor {
     loopback_up();

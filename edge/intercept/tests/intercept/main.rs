@@ -1,5 +1,6 @@
 //! Interception against the running kernel, in namespaces of the test's own.
 
+mod connect;
 mod iptables;
 mod kernel;
 mod mixed;

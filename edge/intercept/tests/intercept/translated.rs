@@ -31,7 +31,10 @@ const LAN: [(&str, u8); 2] = [("192.168.7.1", 24), ("fd00:7::1", 64)];
 
 impl Stage {
     pub(crate) fn new(setup: Setup) -> Self {
-        let interceptor = install_on(setup);
+        Self::with(install_on(setup))
+    }
+
+    pub(crate) fn with(interceptor: Interceptor) -> Self {
         for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             std::fs::write(format!("/proc/sys/net/{switch}"), "1").expect("a sysctl");
         }

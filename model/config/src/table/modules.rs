@@ -209,6 +209,13 @@ pub(super) const PROXY: &[Field] = &[
         "whether the kernel translates connections to endpoints that it reaches; `auto` leaves those of pods to the proxy where the host's firewall drops forwarded packets by default, `always` trusts the firewall to accept them, `off` leaves all to the proxy",
     ),
     Field::ours(
+        "modules.edgeProxy.connectRewrite",
+        Roles::Agent,
+        Shape::OneOf(&["auto", "off"]),
+        Preset::Text("auto"),
+        "whether TCP sockets of the host's own network namespace connect to an endpoint at once (BPF), where the kernel's rules would translate each packet; `auto` does so where the kernel lets the agent: it takes CAP_BPF and CAP_NET_ADMIN and the root of the host's cgroups; `edgemesh status` says whether and why",
+    ),
+    Field::ours(
         "modules.edgeProxy.backend",
         Roles::Agent,
         Shape::OneOf(&["auto", "nftables", "iptables"]),
