@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
 use edgemesh_mesh::Frontend;
-use edgemesh_net::bpf::{Attach, BpfError, Link, Map, MapKind, cgroup_root, network_cookie};
+use edgemesh_net::bpf::{Attach, BpfError, Link, Map, MapKind, cgroup_roots, network_cookie};
 use edgemesh_ruleset::connect::{
     END_LEN, Maps, PEER_LEN, SLOT_LEN, TARGET_LEN, Target, end, peer_name, rewrite, slot,
 };
@@ -137,13 +137,11 @@ impl Rewriter {
     }
 }
 
-/// The root of the host's cgroups, below which every process is. In a container that does not see it, the root of what it
-/// sees holds nobody but itself; only those below the true one can be frozen.
+/// The root of the host's cgroups, below which every process is. A container may see its own cgroup as a root, which holds
+/// nobody but itself; only the true one has no events to tell of.
 fn whole_host() -> Result<File, String> {
-    let root = cgroup_root().map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
-    let root = root.ok_or("cgroup2 is not mounted")?;
-    if root.join("cgroup.events").exists() {
-        return Err(format!("{} is not the root of the host's cgroups", root.display()));
-    }
-    File::open(&root).map_err(|error| format!("{}: {error}", root.display()))
+    let roots = cgroup_roots().map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+    let root = roots.iter().find(|root| !root.join("cgroup.events").exists());
+    let root = root.ok_or("the root of the host's cgroups (cgroup2) is not mounted here")?;
+    File::open(root).map_err(|error| format!("{}: {error}", root.display()))
 }

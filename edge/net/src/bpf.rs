@@ -337,15 +337,17 @@ pub fn network_cookie() -> Result<u64, BpfError> {
     if result == 0 { Ok(cookie) } else { Err(failed(io::Error::last_os_error())) }
 }
 
-/// Where the second version of cgroups is mounted, from its root on.
-pub fn cgroup_root() -> io::Result<Option<PathBuf>> {
+/// Where the second version of cgroups is mounted from its root, or from a folder above this process's, on.
+pub fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
     let text = std::fs::read_to_string("/proc/self/mountinfo")?;
-    // proc(5): number, parent, device, root, mount point, options, further fields, `-`, kind.
-    let place = text.lines().find_map(|line| {
+    // proc(5): number, parent, device, root, mount point, options, further fields, `-`, kind. In a cgroup namespace the
+    // root is told from its own on: what is above that is so many `..`.
+    let place = |line: &str| {
         let (mount, kind) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
         let (root, point) = (fields.next()?, fields.next()?);
-        (kind.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point))
-    });
-    Ok(place)
+        let above = root == "/" || root.split('/').skip(1).all(|part| part == "..");
+        (kind.starts_with("cgroup2 ") && above).then(|| PathBuf::from(point))
+    };
+    Ok(text.lines().filter_map(place).collect())
 }

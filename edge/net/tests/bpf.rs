@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use edgemesh_net::bpf::{Attach, Link, Map, MapKind, cgroup_root, network_cookie};
+use edgemesh_net::bpf::{Attach, Link, Map, MapKind, cgroup_roots, network_cookie};
 
 /// `r0 = 1; exit`: whatever it is asked, it agrees.
 const AGREE: [u8; 16] = [0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
@@ -20,7 +20,7 @@ fn a_program_is_called_and_a_bad_one_refused_with_its_reason() {
     map.delete(&[[1; 4]]).expect("deleted");
     map.delete(&[[1; 4]]).expect("not there, which is as good");
     map.update(&[([3; 4], [3; 8])]).expect("there is room again");
-    let Some(root) = cgroup_root().expect("mounts") else { return println!("there is no cgroup2") };
+    let Some(root) = cgroup_roots().expect("mounts").pop() else { return println!("there is no cgroup2") };
     let cgroup = File::open(root).expect("a folder");
     // A cgroup that may not be written to takes no program.
     match Link::new(Attach::Connect4, &AGREE, &cgroup) {

@@ -39,6 +39,10 @@ const REQUESTS: usize = 4_000;
 const CONNECTIONS: usize = 2_000;
 const CLIENTS: usize = 4;
 
+/// Arms whose client is a process of the node, and those of them where its sockets connect to the endpoint at once.
+const ON_NODE: &str = "_on_node";
+const CONNECT: &str = "connect";
+
 /// Threads of a server for each of its ports: one for each client, and one that is free.
 const THREADS: usize = 9;
 
@@ -56,7 +60,8 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
          tracking; kernel_N: to a Service of an agent with N others; user: through the agent's proxy beside 10,000 others; \
          nft_N: a verdict map by address and port, a chain for each Service and endpoint, as kube-proxy's nftables mode; \
          linear_N: one rule after the other for each Service, as its iptables mode, loaded as nftables rules, the \
-         measured one in the middle",
+         measured one in the middle; raw_on_node and connect_10k: the same as raw and kernel_10k for a client that is a \
+         process of the node, whose sockets the agent's BPF programs connect to the endpoint at once",
     );
     report.note(
         "ratios",
@@ -81,6 +86,8 @@ struct Arm {
     stage: usize,
     target: Ipv4Addr,
     agents: Vec<u32>,
+    /// The client is a process of the node, not of a network namespace behind it.
+    on_node: bool,
 }
 
 /// The part in its own namespaces.
@@ -89,10 +96,12 @@ pub(crate) fn inside(samples: &mut Samples) -> Result<()> {
     let mut agents = Vec::new();
     let mut arms = Vec::new();
     let mut arm = |name: String, stages: &[Stage], target, agents| {
-        arms.push(Arm { name, stage: stages.len() - 1, target, agents });
+        let on_node = name.ends_with(ON_NODE) || name.starts_with(CONNECT);
+        arms.push(Arm { name, stage: stages.len() - 1, target, agents, on_node });
     };
     stages.push(Stage::new()?);
     arm("raw".to_owned(), &stages, SERVER, Vec::new());
+    arm(format!("raw{ON_NODE}"), &stages, SERVER, Vec::new());
     // The largest first: raw and it are compared.
     for (services, ending) in SIZES.into_iter().rev() {
         stages.push(Stage::new()?);
@@ -100,6 +109,10 @@ pub(crate) fn inside(samples: &mut Samples) -> Result<()> {
         arm(format!("kernel_{ending}"), &stages, KERNEL_VIP, vec![agent.pid()]);
         if ending == "10k" {
             arm("user".to_owned(), &stages, USER_VIP, vec![agent.pid()]);
+            match agent.connect_rewrite()? {
+                true => arm(format!("{CONNECT}_10k"), &stages, KERNEL_VIP, vec![agent.pid()]),
+                false => eprintln!("no arm {CONNECT}_10k: the kernel keeps BPF from the agent"),
+            }
         }
         agents.push(agent);
     }
@@ -164,6 +177,12 @@ impl Figures {
             let rate = self.get("conn_per_s", &arm)? / self.get("conn_per_s", "raw")?;
             samples.add(format!("connection_rate_ratio{ending}"), rate);
         }
+        let (connect, raw) = (format!("{CONNECT}_10k"), format!("raw{ON_NODE}"));
+        if let Ok(rate) = self.get("conn_per_s", &connect) {
+            samples.add("connection_rate_ratio_connect", rate / self.get("conn_per_s", &raw)?);
+            let spent = self.get("cpu_us_per_conn", &connect)? / self.get("cpu_us_per_conn", &raw)?;
+            samples.add("cpu_us_per_conn_ratio_connect", spent);
+        }
         Ok(())
     }
 }
@@ -187,7 +206,11 @@ impl Bench {
             Ok(stage.server_seconds()? + agent_seconds(&arm.agents)? + softirq)
         };
         let one = || -> Result<(T, f64)> {
-            stage.client.enter()?;
+            if arm.on_node {
+                stage.node.enter()?
+            } else {
+                stage.client.enter()?
+            }
             let said = client()?;
             Ok((said, account_seconds(&own_account()?)?))
         };

@@ -207,6 +207,14 @@ impl Agent {
         self.process.id()
     }
 
+    /// Whether sockets of the node connect to endpoints at once.
+    pub(crate) fn connect_rewrite(&self) -> Result<bool> {
+        let status = edgemesh_admin::fetch(&self.folder.path().join("agent.sock"), "/status")?;
+        let status: Value = serde_json::from_str(&status)?;
+        let words = status["kernel"]["connect_rewrite"].as_str().context("no word of connect_rewrite")?;
+        Ok(words.starts_with("sockets of this host"))
+    }
+
     /// Waits until the kernel has the rules of what the manifests say.
     pub(crate) fn until_current(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
