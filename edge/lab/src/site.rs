@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use edgemesh_net::wire::Impairment;
+use edgemesh_tunnel_proto::NatKind;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -126,6 +127,20 @@ pub enum Unsolicited {
     Drop,
     /// TCP reset, ICMP port unreachable.
     Reset,
+}
+
+/// The keys of a LAN in a site file that put a NAT of a kind before it.
+pub fn keys_of(kind: NatKind) -> &'static str {
+    match kind {
+        NatKind::Open => "nat: { mapping: none }",
+        NatKind::EndpointIndependent => "nat: { filtering: endpoint-independent }",
+        NatKind::AddressDependent => "nat: { filtering: address-dependent }",
+        NatKind::AddressAndPortDependent => "nat: {}",
+        NatKind::Symmetric => "nat: { mapping: symmetric }",
+        NatKind::CarrierGrade => "nat: {}, carrier: {}",
+        NatKind::UdpBlocked => "nat: {}, outbound: no-udp",
+        NatKind::Port443Only => "nat: {}, outbound: tcp-443",
+    }
 }
 
 /// What hosts of a LAN may begin.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use edgemesh_lab::plan::Plan;
-use edgemesh_lab::site::{Filtering, Mapping, Site, Unsolicited};
+use edgemesh_lab::site::{Filtering, Lan, Mapping, Site, Unsolicited, keys_of};
+use edgemesh_tunnel_proto::NatKind;
 
 #[test]
 fn everything_is_read() {
@@ -37,6 +38,19 @@ lans:
     let pods: Vec<_> = plan.pods().map(|(_, pod)| pod.addresses.v4.addr().to_string()).collect();
     assert_eq!(pods, ["172.17.0.3", "172.17.0.2", "172.17.0.4"], "given addresses are kept free");
     assert_eq!(plan.node("c1").expect("planned").addresses.v4.to_string(), "203.0.113.10/24");
+}
+
+#[test]
+fn every_kind_of_nat_has_its_keys() {
+    let lans = NatKind::ALL.map(|kind| {
+        let text = format!("lans: [{{ name: a, {} }}]", keys_of(kind));
+        let site = Site::parse(&text, "site.yaml").unwrap_or_else(|error| panic!("{text}: {error}"));
+        let Lan { nat, carrier, outbound, .. } = site.lans[0].clone();
+        (nat, carrier, outbound)
+    });
+    for (number, lan) in lans.iter().enumerate() {
+        assert!(!lans[..number].contains(lan), "two kinds are one: {lan:?}");
+    }
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub(crate) fn run(part: &str) -> Result<Value> {
         kernel_path::PART => kernel_path::inside(&mut samples)?,
         tunnel::PART => tunnel::inside(&mut samples)?,
         tunnel::failover::PART => tunnel::failover::inside(&mut samples)?,
+        tunnel::relay_scale::PART => tunnel::relay_scale::inside(&mut samples)?,
         churn::PART => churn::inside(&mut samples)?,
         other => bail!("there is no part {other:?}"),
     }

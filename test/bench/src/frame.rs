@@ -38,6 +38,8 @@ pub(crate) struct Report {
     order: Vec<String>,
     /// What a reader of the figures must know.
     notes: Vec<(&'static str, String)>,
+    /// What is said better in Markdown than in figures.
+    document: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -46,6 +48,8 @@ struct Json<'r> {
     figures: BTreeMap<String, f64>,
     spread: BTreeMap<String, [f64; 2]>,
     environment: BTreeMap<&'static str, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<&'r str>,
 }
 
 impl Report {
@@ -56,6 +60,7 @@ impl Report {
             ratios: Vec::new(),
             order: Vec::new(),
             notes: Vec::new(),
+            document: None,
         }
     }
 
@@ -86,6 +91,11 @@ impl Report {
         self.notes.push((name, text.to_owned()));
     }
 
+    /// Says in Markdown what figures cannot; it stands before them.
+    pub(crate) fn document(&mut self, markdown: String) {
+        self.document = Some(markdown);
+    }
+
     /// The median of a figure's samples.
     pub(crate) fn median(&self, figure: &str) -> Option<f64> {
         self.samples.get(figure).map(Samples::median)
@@ -112,15 +122,20 @@ impl Report {
     pub(crate) fn json(&self) -> Result<String> {
         let spread =
             self.samples.iter().map(|(name, samples)| (name.clone(), samples.bounds().into())).collect();
-        let json =
-            Json { bench: &self.bench, figures: self.figures(), spread, environment: self.environment() };
+        let json = Json {
+            bench: &self.bench,
+            figures: self.figures(),
+            spread,
+            environment: self.environment(),
+            document: self.document.as_deref(),
+        };
         Ok(serde_json::to_string(&json)?)
     }
 
     pub(crate) fn table(&self) -> String {
         let figures = self.figures();
-        let mut text =
-            format!("{:<32} {:>12} {:>12} {:>12} {:>8}\n", "figure", "median", "low", "high", "ratio");
+        let mut text = self.document.iter().fold(String::new(), |text, document| text + document + "\n");
+        text += &format!("{:<32} {:>12} {:>12} {:>12} {:>8}\n", "figure", "median", "low", "high", "ratio");
         for name in &self.order {
             let Some(samples) = self.samples.get(name) else { continue };
             let (low, high) = samples.bounds();

@@ -32,7 +32,7 @@ pub(crate) struct Lab {
     /// Where the laboratory keeps its sockets.
     state: PathBuf,
     /// The site file and the manifests.
-    _files: TempDir,
+    files: TempDir,
     /// Locked as long as the laboratory is ours.
     _lock: File,
 }
@@ -62,7 +62,7 @@ impl Lab {
         // Nobody holds the lock: what runs under the name was left by a bench that was killed.
         run(Command::new(&edgemesh).args(["lab", "down", "--name", NAME]))?;
         // From here on dropping it ends the laboratory.
-        let mut lab = Self { edgemesh, workload, state: PathBuf::new(), _files: files, _lock: lock };
+        let mut lab = Self { edgemesh, workload, state: PathBuf::new(), files, _lock: lock };
         let words = [OsStr::new("up"), site_file.as_os_str()];
         lab.ask(words.into_iter().chain(flags.iter().map(OsStr::new)))?;
         let status: Value = serde_json::from_slice(&lab.ask(["status", "--json"])?.stdout)?;
@@ -135,6 +135,28 @@ impl Lab {
     pub(crate) fn agent(&self, node: &str) -> Result<u32> {
         let admin = self.admin(node);
         process(&["agent", &admin.display().to_string()])
+    }
+
+    /// Starts an agent in a node of a laboratory without agents; it ends with the returned process.
+    pub(crate) fn start_agent(&self, node: &str, flags: &[String]) -> Result<Child> {
+        let folder = self.state.join("nodes").join(node);
+        fs::create_dir_all(&folder)?;
+        let log = File::options().create(true).append(true).open(folder.join("agent.log"))?;
+        let mut command = Command::new(&self.edgemesh);
+        command.args(["lab", "exec", "--name", NAME, node, "--"]).arg(&self.edgemesh);
+        command.args(["agent", "--node-name", node, "--psk-file"]).arg(self.state.join("psk"));
+        command.arg("--state-dir").arg(&folder).arg("--admin-socket").arg(self.admin(node)).args(flags);
+        Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
+    }
+
+    /// What the agent of a node says of itself, asked without a process in between.
+    pub(crate) fn status_of(&self, node: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&edgemesh_admin::fetch(&self.admin(node), "/status")?)?)
+    }
+
+    /// A folder of files for this bench; it goes with the laboratory.
+    pub(crate) fn files(&self) -> &Path {
+        self.files.path()
     }
 
     /// The process of a pod that serves under this name.

@@ -20,6 +20,7 @@ mod l4;
 mod lab;
 mod lightness;
 mod metadata;
+mod nat_matrix;
 mod scale;
 mod tunnel;
 mod user_path;
@@ -31,7 +32,7 @@ use anyhow::{Result, bail};
 /// Name, what is compared, and the function that measures.
 type Bench = (&'static str, &'static str, fn(&mut frame::Report) -> Result<()>);
 
-const BENCHES: [Bench; 10] = [
+const BENCHES: [Bench; 12] = [
     (
         "churn",
         "100,000 connections while endpoints change 10 times a second; clients while the agent is killed and started",
@@ -64,9 +65,19 @@ const BENCHES: [Bench; 10] = [
         metadata::run,
     ),
     (
+        "nat-matrix",
+        "every pair of eight kinds of NATs: the path two nodes come to, and when; a table in Markdown",
+        nat_matrix::run,
+    ),
+    (
         "user-path",
         "the agent's proxy and bare proxies: CPU of that process per GB, per connection, per request; memory; overload",
         user_path::run,
+    ),
+    (
+        "relay-scale",
+        "500 nodes behind one address on one relay: reservations, circuits, memory and CPU of the relay, its restart",
+        tunnel::relay_scale::run,
     ),
     (
         "scale",

@@ -17,7 +17,7 @@ pub use session::session;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("dns", dns),
     ("upstream", upstream),
     ("header", header),

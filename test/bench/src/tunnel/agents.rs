@@ -27,7 +27,7 @@ pub(crate) const PART: &str = "tunnel-part";
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 11);
 
 /// The tunnel's port.
-const TUNNEL: u16 = 20006;
+pub(crate) const TUNNEL: u16 = 20006;
 
 /// The nodes.
 pub(crate) const A: &str = "a";

@@ -40,6 +40,10 @@ const BEFORE: Duration = Duration::from_secs(3);
 /// For how long relays are compared by what they carry.
 const COMPARE: Duration = Duration::from_millis(150);
 
+/// A relay that moves less in this time carries no session: its reservations and records are a few kilobytes, a transfer
+/// is megabytes.
+const IDLE_RELAY: u64 = 200_000;
+
 #[derive(Clone, Copy)]
 struct Limit {
     times: usize,
@@ -64,12 +68,14 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
         "events",
         "kill -9 of the relay that carries the bytes (of two, the one whose interface moves more), both nodes behind routers that \
          no hole can be punched through; started again when the sessions flow. cut_: the hub swallows what the nodes send each \
-         other; healed when the sessions flow. roam_: the client's node has another address from one moment to the next",
+         other; healed when the sessions flow. roam_: the client's node has another address from one moment to the next. Before each of \
+         these two the sessions begin anew, for they may have stayed on a relay",
     );
     report.note(
         "counts",
         "stuck: events after which not every session flowed again within 15 s; late: after which the relay, or the direct path, \
-         was not in use again within 15 s of its return; wrong: sessions whose bytes were not those sent",
+         was not there again within 15 s of its return; missed: before which the sessions were not on what was ended, and which \
+         no silence counts; wrong: sessions whose bytes were not those sent",
     );
     Ok(())
 }
@@ -95,6 +101,26 @@ struct Scene {
     agents: Agents,
     stage: Stage,
     _server: Process,
+    /// Of sessions that were ended to begin anew.
+    ended: Totals,
+}
+
+/// What became of all sessions.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    broken: [u64; 3],
+    wrong: u64,
+    whole: u64,
+}
+
+impl Totals {
+    fn add(&mut self, load: &Load) {
+        for (sum, account) in self.broken.iter_mut().zip(load.accounts()) {
+            *sum += account.broken();
+            self.wrong += account.wrong.load(Ordering::Relaxed);
+            self.whole += account.whole.load(Ordering::Relaxed);
+        }
+    }
 }
 
 /// What an event left.
@@ -102,6 +128,8 @@ struct Scene {
 struct Outcome {
     stuck: bool,
     late: bool,
+    /// The sessions were not where something happened.
+    missed: bool,
 }
 
 impl Scene {
@@ -114,7 +142,7 @@ impl Scene {
             agent.until("every relay is up", PATH_COMES, relays_up)?;
         }
         let load = Load::start(&stage.client, (VIP, PORT).into());
-        Ok(Self { load, agents, stage, _server: server })
+        Ok(Self { load, agents, stage, _server: server, ended: Totals::default() })
     }
 
     /// Has something happen again and again.
@@ -126,43 +154,62 @@ impl Scene {
         event: fn(&mut Self) -> Result<Outcome>,
     ) -> Result<()> {
         self.flows(PATH_COMES).then_some(()).context("sessions do not begin")?;
-        let broken_before = self.load.broken();
         self.reset();
         thread::sleep(BEFORE);
         samples.add(format!("{prefix}silence_ms_before"), ms(self.load.echo.silence()));
         let began = Instant::now();
-        let (mut silences, mut stuck, mut late, mut times) = (Vec::new(), 0.0, 0.0, 0);
+        let (mut silences, mut counts, mut times) = (Vec::new(), [0.0; 3], 0);
         let mut bulk: [Duration; 2] = [Duration::ZERO; 2];
         while times < limit.times && began.elapsed() < limit.within {
-            self.reset();
-            let outcome = event(self)?;
+            let Outcome { stuck, late, missed } = event(self)?;
             // Whoever is back early must not disturb either.
             let settled = self.flows(FLOWS_AGAIN);
             times += 1;
-            stuck += f64::from(u8::from(outcome.stuck || !settled));
-            late += f64::from(u8::from(outcome.late));
+            for (count, yes) in counts.iter_mut().zip([stuck || !settled, late, missed]) {
+                *count += f64::from(u8::from(yes));
+            }
+            if missed {
+                continue;
+            }
             silences.push(ms(self.load.echo.silence()));
             for (longest, account) in bulk.iter_mut().zip([&self.load.upload, &self.load.download]) {
                 *longest = (*longest).max(account.silence());
             }
         }
+        let mut totals = self.ended;
+        totals.add(&self.load);
         samples.add(format!("{prefix}events"), times as f64);
-        samples.add(format!("{prefix}silence_ms_max"), silences.iter().copied().fold(0.0, f64::max));
-        samples.percentiles(&format!("{prefix}silence_ms"), "", silences);
-        samples.add(format!("{prefix}sessions_broken"), (self.load.broken() - broken_before) as f64);
-        for account in self.load.accounts() {
-            samples.add(format!("{prefix}broken_{}", account.name), account.broken() as f64);
+        for (name, count) in ["stuck", "late", "missed"].into_iter().zip(counts) {
+            samples.add(format!("{prefix}{name}"), count);
         }
-        let wrong = self.load.accounts().map(|account| account.wrong.load(Ordering::Relaxed));
-        samples.add(format!("{prefix}sessions_wrong"), wrong.iter().sum::<u64>() as f64);
-        let whole = self.load.download.whole.load(Ordering::Relaxed);
-        samples.add(format!("{prefix}downloads_whole"), whole as f64);
+        if !silences.is_empty() {
+            samples.add(format!("{prefix}silence_ms_max"), silences.iter().copied().fold(0.0, f64::max));
+        }
+        samples.percentiles(&format!("{prefix}silence_ms"), "", silences);
         for (name, longest) in ["upload", "download"].into_iter().zip(bulk) {
             samples.add(format!("{prefix}silence_ms_max_{name}"), ms(longest));
         }
-        samples.add(format!("{prefix}stuck"), stuck);
-        samples.add(format!("{prefix}late"), late);
+        samples.add(format!("{prefix}sessions_broken"), totals.broken.iter().sum::<u64>() as f64);
+        for (account, broken) in self.load.accounts().iter().zip(totals.broken) {
+            samples.add(format!("{prefix}broken_{}", account.name), broken as f64);
+        }
+        samples.add(format!("{prefix}sessions_wrong"), totals.wrong as f64);
+        samples.add(format!("{prefix}downloads_whole"), totals.whole as f64);
         Ok(())
+    }
+
+    /// Has new sessions begin on the direct path; whether they are there, and not still on a relay.
+    fn on_direct_path(&mut self) -> Result<bool> {
+        if !self.shown(is_direct) {
+            return Ok(false);
+        }
+        self.ended.add(&self.load);
+        self.load = Load::start(&self.stage.client, (VIP, PORT).into());
+        if !self.flows(FLOWS_AGAIN) {
+            return Ok(false);
+        }
+        let carried = self.carried_by_relays()?;
+        Ok(carried.iter().all(|bytes| *bytes < IDLE_RELAY))
     }
 
     fn reset(&self) {
@@ -188,39 +235,44 @@ impl Scene {
 
     /// Ends the relay that carries the bytes, and starts it again when the sessions flow by the other.
     fn kill_relay(&mut self) -> Result<Outcome> {
-        let relay = self.relay_in_use()?;
-        // The comparison took time in which nothing has happened yet.
+        // A status names the way of new streams, which need not be that of the old ones.
+        let carried = self.carried_by_relays()?;
+        let most = carried.iter().enumerate().max_by_key(|(_, bytes)| **bytes);
+        let (relay, bytes) = most.context("there is no relay")?;
+        let missed = *bytes < IDLE_RELAY;
         self.reset();
         self.agents.relays[relay].kill();
         let stuck = !self.flows(FLOWS_AGAIN);
         self.agents.relays[relay].restart()?;
         let late = !self.shown(|status, _| relays_up(status));
-        Ok(Outcome { stuck, late })
+        Ok(Outcome { stuck, late, missed })
     }
 
-    /// The relay that moves more bytes. A status names the way of new streams, which need not be that of the old ones.
-    fn relay_in_use(&self) -> Result<usize> {
+    /// Bytes that each relay moves within [`COMPARE`].
+    fn carried_by_relays(&self) -> Result<Vec<u64>> {
         let moved = || self.agents.relays.iter().map(Agent::bytes_moved).collect::<Result<Vec<u64>>>();
         let before = moved()?;
         thread::sleep(COMPARE);
-        let after = moved()?;
-        let carried = after.iter().zip(&before).map(|(after, before)| after - before);
-        carried.enumerate().max_by_key(|(_, bytes)| *bytes).map(|(relay, _)| relay).context("no relay")
+        Ok(moved()?.iter().zip(&before).map(|(after, before)| after - before).collect())
     }
 
     fn cut(&mut self) -> Result<Outcome> {
+        let missed = !self.on_direct_path()?;
+        self.reset();
         self.stage.cut(None)?;
         let stuck = !self.flows(FLOWS_AGAIN);
         self.stage.heal()?;
         let late = !self.shown(is_direct);
-        Ok(Outcome { stuck, late })
+        Ok(Outcome { stuck, late, missed })
     }
 
     fn roam(&mut self) -> Result<Outcome> {
+        let missed = !self.on_direct_path()?;
+        self.reset();
         self.stage.roam()?;
         let stuck = !self.flows(FLOWS_AGAIN);
         let late = !self.shown(is_direct);
-        Ok(Outcome { stuck, late })
+        Ok(Outcome { stuck, late, missed })
     }
 
     /// Waits until both agents show something of the other; whether that came about.

@@ -214,10 +214,6 @@ impl Load {
     pub(super) fn accounts(&self) -> [&Account; 3] {
         [&self.echo, &self.upload, &self.download]
     }
-
-    pub(super) fn broken(&self) -> u64 {
-        self.accounts().iter().map(|account| account.broken()).sum()
-    }
 }
 
 impl Drop for Load {
@@ -404,7 +400,9 @@ mod tests {
             }
         }
         let spoil: [fn(&mut Vec<u8>); 3] = [
-            |bytes| drop(bytes.remove(2049)),
+            |bytes| {
+                bytes.remove(2049);
+            },
             |bytes| bytes.insert(2049, bytes[2049]),
             |bytes| bytes.swap(2055, 2063),
         ];

@@ -2,9 +2,11 @@
 //! plain proxies one behind the other; and what one stream carries over a long link.
 
 mod agents;
+mod crowd;
 pub(crate) mod failover;
 mod load;
 mod long_link;
+pub(crate) mod relay_scale;
 mod stage;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use edgemesh_net::netns::Namespace;
 use serde_json::Value;
 
-pub(crate) use agents::PART as PROGRAM;
+pub(crate) use agents::{PART as PROGRAM, path};
 
 use agents::{Agents, Process, VIP};
 use stage::{BRIDGE, Ground, NODE_B, ROUTED_SERVER, SERVER_POD, Stage};
@@ -97,6 +99,9 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
 pub(crate) fn program(words: &[&str]) -> Result<Value> {
     match words {
         ["server"] => bare::server(PORT)?,
+        ["crowd", nodes, relay, psk, folder] => {
+            crowd::run(nodes.parse()?, relay, psk.as_ref(), folder.as_ref())?;
+        }
         ["failover-server"] => load::server(PORT)?,
         ["proxy", backend] => bare::proxy(Way::Copy, backend.parse().context("a backend")?)?,
         other => bail!("there is no program {other:?}"),

@@ -150,11 +150,6 @@ impl Stage {
         Ok(())
     }
 
-    /// How the ends of TCP connections decide how fast they send.
-    pub(crate) fn congestion_control(&self) -> Result<String> {
-        inside(&self.client, || Ok(std::fs::read_to_string(CONGESTION)?.trim().to_owned()))
-    }
-
     /// Changes what the wire of node a does, each way.
     pub(crate) fn impair(&self, impairment: Impairment) {
         if let Some(wires) = &self.wires {

@@ -1,0 +1,186 @@
+//! What a relay costs that many nodes behind one address use.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use edgemesh_net::netns::{Isolation, Namespace};
+
+use super::agents::{Agent, PART as PROGRAM, TUNNEL, write_psk};
+use super::crowd::{OPEN, OPENED};
+use super::stage::{Ground, Stage};
+use crate::alone;
+use crate::cpu;
+use crate::frame::Report;
+use crate::inside::Samples;
+
+/// The part that runs in namespaces of its own.
+pub(crate) const PART: &str = "relay-scale";
+
+/// Nodes, all in one network namespace with one address.
+const NODES: usize = 500;
+
+/// How long all of them may take to have the relay; two cores that make 500 handshakes of both ends need a tenth.
+const ALL_UP: Duration = Duration::from_secs(120);
+
+/// For how long the relay is watched while nothing happens: several of the pulses that keep connections alive.
+const IDLE: Duration = Duration::from_secs(15);
+
+/// How long nodes may take to notice that the relay was killed: its kernel tells them at once.
+const NOTICED: Duration = Duration::from_secs(30);
+
+/// How often is asked whether the relay that comes back listens.
+const KNOCK: Duration = Duration::from_millis(1);
+
+/// Lines of the crowd that wait to be read; one for each node at most, and a few.
+const LINES: usize = 2 * NODES;
+
+/// Runs the bench.
+pub(crate) fn run(report: &mut Report) -> Result<()> {
+    report.add_all(&alone::start(PART)?)?;
+    report.note(
+        "nodes",
+        &format!(
+            "{NODES} tunnel drivers in one process and behind one address, on the same machine as the relay: times hold the \
+             crowd's own work"
+        ),
+    );
+    report.note(
+        "figures",
+        "reservations: nodes whose reservation stands; all_up_s: from the start of the crowd; cpu_s_all_up: CPU of the relay's \
+         process until then; idle_cpu_percent: of one CPU, with every reservation; circuits: streams of every other node to \
+         the next that carried a byte each way, all opened at one moment and held; kib_per_node and kib_per_circuit: growth of \
+         the relay's resident memory; back_ms: kill -9 and a start, from the moment it listens until all have it again",
+    );
+    Ok(())
+}
+
+/// The nodes' process.
+struct Crowd {
+    process: Child,
+    input: ChildStdin,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Crowd {
+    fn start(place: &Arc<Namespace>, relay: &str, psk: &str, folder: PathBuf) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([PROGRAM, "crowd", &NODES.to_string(), relay, psk]).arg(folder);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let isolation = Isolation::new().enter(Arc::clone(place)).die_with_parent();
+        let mut process = isolation.apply(&mut command).spawn().context("the crowd")?;
+        let input = process.stdin.take().context("its standard input")?;
+        let output = BufReader::new(process.stdout.take().context("its standard output")?);
+        let (said, lines) = mpsc::sync_channel(LINES);
+        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
+        Ok(Self { process, input, lines })
+    }
+
+    /// Waits for a line.
+    fn until<T>(
+        &self,
+        what: &str,
+        patience: Duration,
+        mut holds: impl FnMut(&str) -> Option<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + patience;
+        let mut last = String::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                bail!("{what}: not within {} s; the crowd said last: {last:?}", patience.as_secs());
+            };
+            if let Some(seen) = holds(&line) {
+                return Ok(seen);
+            }
+            last = line;
+        }
+    }
+
+    fn until_up(&self, wanted: usize, patience: Duration) -> Result<()> {
+        let is = |line: &str| (line.parse() == Ok(wanted)).then_some(());
+        self.until(&format!("{wanted} nodes have the relay"), patience, is)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        // It may have ended already; there is nobody to tell.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The part in its own namespaces.
+pub(crate) fn inside(samples: &mut Samples) -> Result<()> {
+    edgemesh_net::limits::raise_descriptor_limit()?;
+    let stage = Stage::new(Ground::default())?;
+    let (place, address) = &stage.relays[0];
+    let folder = tempfile::tempdir()?;
+    let psk = write_psk(folder.path())?;
+    let flags = ["--node-name", "relay", "--role", "relay", "--psk-file", &psk].map(str::to_owned);
+    let mut relay = Agent::start(place, folder.path().join("relay"), flags.into())?;
+    relay.until("the relay's status", alone::PATIENCE, |_| true)?;
+    let resident = |relay: &Agent| -> Result<f64> { Ok(cpu::memory(relay.pid()?)?.resident) };
+    let empty = resident(&relay)?;
+    samples.add("relay_mib_empty", empty);
+
+    let spent = cpu::precise_seconds(relay.pid()?)?;
+    let began = Instant::now();
+    let name = SocketAddr::from((*address, TUNNEL)).to_string();
+    let mut crowd = Crowd::start(&stage.a, &name, &psk, folder.path().join("crowd"))?;
+    crowd.until_up(NODES, ALL_UP)?;
+    samples.add("reservations", NODES as f64);
+    samples.add("all_up_s", began.elapsed().as_secs_f64());
+    samples.add("relay_cpu_s_all_up", cpu::precise_seconds(relay.pid()?)? - spent);
+    let spent = cpu::precise_seconds(relay.pid()?)?;
+    thread::sleep(IDLE);
+    let percent = (cpu::precise_seconds(relay.pid()?)? - spent) / IDLE.as_secs_f64() * 100.0;
+    samples.add("relay_idle_cpu_percent", percent);
+    let full = resident(&relay)?;
+    samples.add("relay_mib", full);
+    samples.add("relay_kib_per_node", (full - empty) * 1024.0 / NODES as f64);
+
+    circuits(samples, &relay, &mut crowd)?;
+    samples.add("relay_mib_circuits", resident(&relay)?);
+
+    relay.kill();
+    crowd.until_up(0, NOTICED)?;
+    relay.restart()?;
+    let listens = stage.a.run(|| {
+        let deadline = Instant::now() + alone::PATIENCE;
+        while TcpStream::connect((*address, TUNNEL)).is_err() {
+            if Instant::now() > deadline {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+            thread::sleep(KNOCK);
+        }
+        Ok(Instant::now())
+    });
+    let listens = listens.context("the relay listens again")?;
+    crowd.until_up(NODES, ALL_UP)?;
+    samples.add("back_ms", listens.elapsed().as_secs_f64() * 1e3);
+    Ok(())
+}
+
+fn circuits(samples: &mut Samples, relay: &Agent, crowd: &mut Crowd) -> Result<()> {
+    let (before, spent) = (cpu::memory(relay.pid()?)?.resident, cpu::precise_seconds(relay.pid()?)?);
+    let began = Instant::now();
+    writeln!(crowd.input, "{OPEN}")?;
+    let count = |line: &str| line.strip_prefix(OPENED)?.trim().parse::<u32>().ok();
+    let opened = f64::from(crowd.until("circuits", ALL_UP, count)?);
+    samples.add("circuits_asked", (NODES / 2) as f64);
+    samples.add("circuits", opened);
+    samples.add("circuits_s", began.elapsed().as_secs_f64());
+    samples.add("relay_cpu_s_circuits", cpu::precise_seconds(relay.pid()?)? - spent);
+    if opened > 0.0 {
+        let grown = cpu::memory(relay.pid()?)?.resident - before;
+        samples.add("relay_kib_per_circuit", grown * 1024.0 / opened);
+    }
+    Ok(())
+}
