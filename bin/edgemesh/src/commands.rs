@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::{Arg, ValueExt as _};
 
 use crate::settings::{self, AGENT_HELP, DEFAULT_ADMIN_SOCKET, DEFAULT_DEVICE, parse_agent};
-use crate::{agent, check, config, gateway};
+use crate::{agent, check, config, gateway, identity};
 
 const HELP: &str = "\
 edgemesh: service mesh for nodes behind NATs
@@ -25,6 +25,9 @@ edgemesh: service mesh for nodes behind NATs
   edgemesh check                                    what on this host is in the mesh's way, and what to do about it
   edgemesh cleanup                                  remove what an agent that was killed left in the kernel
   edgemesh psk [FILE]                               make a new private-network key
+  edgemesh key show|rotate                          this node's identity, and a new key for it
+  edgemesh token authority|create|show              tokens by which nodes prove their names (edgemesh token --help)
+  edgemesh join TOKEN                               put a token beside this node's key
   edgemesh lab COMMAND                              emulate sites, NATs and outages on this machine (edgemesh lab --help)
   edgemesh version
 
@@ -58,6 +61,9 @@ pub(crate) fn run(mut arguments: Vec<OsString>) -> ExitCode {
         "cleanup" => run_cleanup(rest),
         "check" => check::run(rest).map(|code| exit = code),
         "psk" => run_psk(rest),
+        "key" => identity::run_key(rest),
+        "token" => identity::run_token(rest),
+        "join" => identity::run_join(rest),
         "lab" => return edgemesh_lab::run(rest),
         "version" | "--version" | "-V" => {
             println!("edgemesh {}", env!("CARGO_PKG_VERSION"));

@@ -7,7 +7,7 @@ use std::time::Instant;
 use edgemesh_api::Protocol;
 use edgemesh_balance::PickCtx;
 use edgemesh_mesh::{Frontend, MeshSnapshot, PathSnapshot};
-use edgemesh_route::{Conn, Explanation, Router};
+use edgemesh_route::{Admission, Conn, Explanation, Router};
 use edgemesh_ruleset::{Ruleset, Steer};
 use serde::Serialize;
 
@@ -182,7 +182,7 @@ fn write_explanation(f: &mut fmt::Formatter<'_>, explanation: &Explanation) -> f
         let session = if candidate.session { ", the client's session leads here" } else { "" };
         writeln!(
             f,
-            "endpoint  {order} {}{pod} on {node}, path {}: {} ({}){session}{}",
+            "endpoint  {order} {}{pod} on {node}, path {}: {} ({}){session}{}{}",
             candidate.backend,
             candidate.path,
             candidate.verdict.as_str(),
@@ -190,6 +190,10 @@ fn write_explanation(f: &mut fmt::Formatter<'_>, explanation: &Explanation) -> f
             match candidate.kernel_reason {
                 Some(reason) => format!("; not by the kernel: {reason}"),
                 None => format!("; the kernel reaches it: {}", candidate.kernel),
+            },
+            match candidate.admission {
+                Admission::Open => String::new(),
+                told => format!("; {}", told.reason()),
             }
         )?;
     }

@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod explain;
 mod gateway;
+mod identity;
 mod logging;
 mod metadata;
 mod process;

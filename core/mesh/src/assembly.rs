@@ -12,7 +12,7 @@ use crate::endpoints::addresses;
 use crate::objects::{Objects, Touched};
 use crate::{
     EndpointIndex, Finding, Generation, IngressObjects, LocalNode, MeshOptions, MeshSnapshot, PodAddress,
-    Policy, ServiceEntry, ServiceId, SortedMap,
+    Policy, ServiceEntry, ServiceId, SortedMap, TunnelRules,
 };
 
 /// Findings of one snapshot: enough to name what is wrong in a cluster, and a megabyte at most.
@@ -42,6 +42,9 @@ pub(crate) struct Assembly {
     namespaces: Arc<BTreeSet<Name>>,
     pods_by_ip: Arc<HashMap<IpAddr, Vec<PodAddress>>>,
     ingress: Arc<IngressObjects>,
+    tunnel_rules: Arc<TunnelRules>,
+    /// What was found in the TunnelPolicies.
+    tunnel_findings: Vec<Finding>,
 }
 
 /// What the Node objects say.
@@ -88,6 +91,15 @@ impl Assembly {
             ids.into_iter().filter_map(|id| self.build(objects, options, id)).collect();
         self.claims.update(&self.services, &changes, held);
         self.update_local(node, &changes);
+        // Few policies are there, and a cluster without any has nothing to gather.
+        let policed = objects.count(Kind::TunnelPolicy) > 0 && !changes.is_empty();
+        if touched.tunnel_policies || policed {
+            let (rules, findings) = TunnelRules::compile(objects, &self.services);
+            self.tunnel_findings = findings;
+            if *self.tunnel_rules != rules {
+                self.tunnel_rules = Arc::new(rules);
+            }
+        }
         self.endpoints_by_ip = self.endpoints_by_ip.follow(&changes, &self.services);
     }
 
@@ -149,6 +161,7 @@ impl Assembly {
         findings.extend_from_slice(&self.nodes.findings);
         findings.extend(self.findings.values().flatten().cloned());
         findings.extend_from_slice(self.claims.clashes());
+        findings.extend_from_slice(&self.tunnel_findings);
         findings.extend(self.ingress.findings());
         for slice in objects.orphan_slices() {
             let message = format!("has no label {}: it belongs to no Service", label::SERVICE_NAME);
@@ -173,6 +186,7 @@ impl Assembly {
             endpoints_by_ip: self.endpoints_by_ip.clone(),
             pods_by_ip: self.pods_by_ip.clone(),
             local_backends: self.local_backends.clone(),
+            tunnel_rules: self.tunnel_rules.clone(),
             peer_ids: self.nodes.peer_ids.clone(),
             zones: self.nodes.zones.clone(),
             pod_ranges: self.nodes.pod_ranges.clone(),

@@ -31,6 +31,7 @@ pub(crate) fn fit(object: &mut Arc<Object>) {
             Object::Node(_)
             | Object::Namespace(_)
             | Object::DestinationRule(_)
+            | Object::TunnelPolicy(_)
             | Object::VirtualService(_)
             | Object::IstioGateway(_)
             | Object::GatewayClass(_)

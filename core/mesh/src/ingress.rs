@@ -112,6 +112,7 @@ fn not_understood(object: &Object) -> &[Name] {
         | Object::Pod(_)
         | Object::Node(_)
         | Object::Namespace(_)
-        | Object::DestinationRule(_) => &[],
+        | Object::DestinationRule(_)
+        | Object::TunnelPolicy(_) => &[],
     }
 }

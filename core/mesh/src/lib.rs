@@ -4,6 +4,7 @@
 //! `Arc<MeshSnapshot>` for the length of one decision and never see half a change.
 
 mod address;
+mod admission;
 mod assembly;
 mod believe;
 mod claims;
@@ -23,6 +24,7 @@ mod snapshot;
 mod sorted;
 mod state;
 
+pub use admission::{TunnelRule, TunnelRules};
 pub use believe::{Doubt, HOLD, HOLD_SHRUNK};
 pub use host::{DeviceKind, HostFacts, HostRoute};
 pub use ingress::IngressObjects;

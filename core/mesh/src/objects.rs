@@ -3,7 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use edgemesh_api::{
-    DestinationRule, EndpointSlice, Endpoints, Kind, Name, Node, Object, ObjectKey, Pod, Service, label,
+    DestinationRule, EndpointSlice, Endpoints, Kind, Name, Node, Object, ObjectKey, Pod, Service,
+    TunnelPolicy, label,
 };
 
 use crate::ServiceId;
@@ -56,6 +57,7 @@ struct Dirty {
     namespaces: bool,
     /// An object changed that only a gateway acts on.
     ingress: bool,
+    tunnel_policies: bool,
     /// Services whose own objects changed.
     services: BTreeSet<ServiceId>,
     /// Labels of Pods that changed: a Service computed from Pods is compiled again when its selector has one.
@@ -71,6 +73,7 @@ pub(crate) struct Touched {
     pub(crate) pods: bool,
     pub(crate) namespaces: bool,
     pub(crate) ingress: bool,
+    pub(crate) tunnel_policies: bool,
 }
 
 impl Objects {
@@ -168,6 +171,7 @@ impl Objects {
             | Object::Node(_)
             | Object::Namespace(_)
             | Object::DestinationRule(_)
+            | Object::TunnelPolicy(_)
             | Object::VirtualService(_)
             | Object::IstioGateway(_)
             | Object::GatewayClass(_)
@@ -214,6 +218,7 @@ impl Objects {
                 self.dirty.all = true;
             }
             Object::Namespace(_) | Object::DestinationRule(_) => {}
+            Object::TunnelPolicy(_) => self.dirty.tunnel_policies = true,
             Object::VirtualService(_)
             | Object::IstioGateway(_)
             | Object::GatewayClass(_)
@@ -227,14 +232,14 @@ impl Objects {
 
     /// What changed since it was asked last.
     pub(crate) fn take_touched(&mut self) -> Touched {
-        let Dirty { all, nodes, pods, namespaces, ingress, mut services, labels } =
+        let Dirty { all, nodes, pods, namespaces, ingress, tunnel_policies, mut services, labels } =
             std::mem::take(&mut self.dirty);
         for label in labels {
             let from = (label, Name::default());
             let selecting = self.services_selecting.range(&from..).take_while(|(known, _)| *known == from.0);
             services.extend(selecting.map(|(label, name)| ObjectKey::new(label.0.clone(), name.clone())));
         }
-        Touched { services: (!all).then_some(services), nodes, pods, namespaces, ingress }
+        Touched { services: (!all).then_some(services), nodes, pods, namespaces, ingress, tunnel_policies }
     }
 
     /// Namespaces that exist, by object or by use.
@@ -338,6 +343,13 @@ impl Objects {
         }
     }
 
+    pub(crate) fn tunnel_policies(&self) -> impl Iterator<Item = (&ObjectKey, &TunnelPolicy)> {
+        self.of(Kind::TunnelPolicy).iter().filter_map(|(key, object)| match &**object {
+            Object::TunnelPolicy(policy) => Some((key, policy)),
+            _ => None,
+        })
+    }
+
     pub(crate) fn rules(&self) -> impl Iterator<Item = (&ObjectKey, &DestinationRule)> {
         self.of(Kind::DestinationRule).iter().filter_map(|(key, object)| match &**object {
             Object::DestinationRule(rule) => Some((key, rule)),
@@ -369,6 +381,7 @@ impl Recency {
             | Object::Node(_)
             | Object::Namespace(_)
             | Object::DestinationRule(_)
+            | Object::TunnelPolicy(_)
             | Object::VirtualService(_)
             | Object::IstioGateway(_)
             | Object::GatewayClass(_)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use edgemesh_api::{Name, ObjectKey, Protocol};
 use ipnet::IpNet;
 
-use crate::{EndpointIndex, IngressObjects, Provenance, SortedMap};
+use crate::{EndpointIndex, IngressObjects, Provenance, SortedMap, TunnelRules};
 
 /// Namespace and name of a Service.
 pub type ServiceId = ObjectKey;
@@ -294,6 +294,8 @@ pub struct MeshSnapshot {
     pub pods_by_ip: Arc<HashMap<IpAddr, Vec<PodAddress>>>,
     /// Ready endpoints on this node: what a peer may reach (invariant 4).
     pub local_backends: SortedMap<(SocketAddr, Protocol), ServiceId>,
+    /// Who may reach backends through the tunnel, where TunnelPolicies say so.
+    pub tunnel_rules: Arc<TunnelRules>,
     /// Peer identities that Node objects vouch for, by node name.
     pub peer_ids: Arc<BTreeMap<Name, Name>>,
     /// Nodes with their zones.
@@ -322,6 +324,7 @@ impl MeshSnapshot {
             endpoints_by_ip: EndpointIndex::default(),
             pods_by_ip: Arc::default(),
             local_backends: SortedMap::default(),
+            tunnel_rules: Arc::default(),
             peer_ids: Arc::default(),
             zones: Arc::default(),
             pod_ranges: Arc::default(),

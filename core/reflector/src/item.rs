@@ -56,6 +56,7 @@ pub fn share(object: &mut Object, names: &mut Interner) {
         | Object::Node(_)
         | Object::Namespace(_)
         | Object::DestinationRule(_)
+        | Object::TunnelPolicy(_)
         | Object::VirtualService(_)
         | Object::IstioGateway(_)
         | Object::GatewayClass(_)

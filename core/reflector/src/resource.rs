@@ -46,6 +46,7 @@ const RESOURCES: [Resource; Kind::ALL.len()] = [
     needed(Kind::Endpoints, "endpoints", CORE),
     needed(Kind::Pod, "pods", CORE),
     optional(Kind::DestinationRule, "destinationrules", ISTIO),
+    optional(Kind::TunnelPolicy, "tunnelpolicies", &["/apis/edgemesh.kubeedge.io/v1alpha1"]),
     optional(Kind::VirtualService, "virtualservices", ISTIO),
     optional(Kind::IstioGateway, "gateways", ISTIO),
     optional(Kind::GatewayClass, "gatewayclasses", GATEWAY_API),

@@ -4,7 +4,7 @@ use edgemesh_api::Name;
 use edgemesh_mesh::{Distribution, Frontend, FrontendEntry, Policy};
 use serde::Serialize;
 
-use crate::RejectReason;
+use crate::{Admission, RejectReason};
 
 /// What becomes of one endpoint in a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -91,6 +91,8 @@ pub struct Candidate {
     pub kernel: &'static str,
     /// Why the kernel does not reach it, in words.
     pub kernel_reason: Option<&'static str>,
+    /// What TunnelPolicies say, when it is on another node.
+    pub admission: Admission,
     /// What becomes of it.
     pub verdict: Verdict,
     /// The verdict in words.

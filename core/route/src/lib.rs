@@ -10,7 +10,7 @@ mod router;
 mod target;
 
 pub use access::{Access, Direction, Observe, Outcome};
-pub use admit::admit;
+pub use admit::{Admission, Asker, admission, admit};
 pub use candidates::{Candidates, Origin, candidates, candidates_from};
 pub use explain::{Candidate, Explanation, Verdict};
 pub use reach::{ProxyReason, Via, reach};

@@ -6,6 +6,7 @@ use edgemesh_balance::{Ask, Balancer, Eligible, Feedback, MAX_CANDIDATES, PickCt
 use edgemesh_mesh::{Frontend, FrontendEntry, MeshSnapshot, PathSnapshot, Scope};
 use smallvec::SmallVec;
 
+use crate::admit::{Admission, admission, namespace_for};
 use crate::eligible::{Endpoints, exclude, judge, rejection, verdict_of_rank};
 use crate::explain::{Candidate, Explanation, Verdict};
 use crate::{Hop, ProxyReason, RejectReason, Target, Via, reach};
@@ -68,6 +69,10 @@ impl Router {
                 service: entry.service.id.clone(),
                 backend: it.backend.addr,
                 protocol: conn.frontend.protocol,
+                namespace: it.node.and_then(|_| {
+                    let protocol = conn.frontend.protocol;
+                    namespace_for(snapshot, protocol, it.backend.addr, conn.client.ip())
+                }),
                 hop: it.node.map_or(Hop::Socket, |node| Hop::Node(node.clone())),
             }
         });
@@ -123,6 +128,7 @@ impl Router {
                 (Ok(rank), _) => verdict_of_rank(rank, best),
             };
             let way = reach(snapshot, paths, it.backend);
+            let remote = it.node.is_some();
             Candidate {
                 kernel: way.map_or_else(ProxyReason::as_str, Via::as_str),
                 kernel_reason: way.err().map(ProxyReason::reason),
@@ -131,6 +137,10 @@ impl Router {
                 zone: it.backend.zone.clone(),
                 pod: it.backend.pod.as_ref().map(ToString::to_string),
                 path: it.path.as_str(),
+                admission: match remote {
+                    true => admission(snapshot, conn.frontend.protocol, it.backend.addr),
+                    false => Admission::Open,
+                },
                 verdict,
                 reason: verdict.reason(),
                 order: order.map(|order| order + 1),

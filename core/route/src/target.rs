@@ -25,6 +25,8 @@ pub struct Target {
     pub protocol: Protocol,
     /// How to get there.
     pub hop: Hop,
+    /// The client's namespace, where it is known and a TunnelPolicy of the backend asks for one.
+    pub namespace: Option<Name>,
 }
 
 /// Why a connection has no target. Each variant is a log word and a metric label.
@@ -41,6 +43,10 @@ pub enum RejectReason {
     SourceNotAllowed,
     /// A peer asked for something that is no ready endpoint of a Service on this node.
     NotAnEndpoint,
+    /// A TunnelPolicy of the Service does not name the peer's node or the client's namespace.
+    NotAllowed,
+    /// The peer speaks for no node, and the identity policy is `require`.
+    PeerNotProven,
     /// The port is SCTP, which only the kernel's rules carry.
     UnsupportedProtocol,
     /// The bound on concurrent connections or sessions is reached.
@@ -56,6 +62,8 @@ impl RejectReason {
             Self::NoLocalEndpoints => "no_local_endpoints",
             Self::SourceNotAllowed => "source_not_allowed",
             Self::NotAnEndpoint => "not_an_endpoint",
+            Self::NotAllowed => "not_allowed",
+            Self::PeerNotProven => "peer_not_proven",
             Self::UnsupportedProtocol => "unsupported_protocol",
             Self::Overloaded => "overloaded",
         }

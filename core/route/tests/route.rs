@@ -14,10 +14,11 @@ use edgemesh_api::{Name, ObjectKey, Protocol};
 use edgemesh_balance::{Feedback, PickCtx};
 use edgemesh_mesh::{
     Backend, Distribution, Frontend, FrontendEntry, Hints, MeshSnapshot, NodePath, Path, PathSnapshot,
-    Policy, PortEntry, Scope, ServiceEntry, ServiceKind,
+    Policy, PortEntry, Scope, ServiceEntry, ServiceKind, TunnelRule, TunnelRules,
 };
 use edgemesh_route::{
-    Conn, Decision, Hop, Origin, RejectReason, Router, Target, admit, candidates, candidates_from,
+    Admission, Asker, Conn, Decision, Hop, Origin, RejectReason, Router, Target, admission, admit,
+    candidates, candidates_from,
 };
 
 struct World {
@@ -651,7 +652,7 @@ fn peers_reach_ready_endpoints_of_this_node_only() {
     let backend: SocketAddr = "10.0.0.1:80".parse().unwrap();
     let id = ObjectKey::new("default", "web");
     snapshot.local_backends.insert((backend, Protocol::Tcp), id.clone());
-    assert_eq!(admit(&snapshot, Protocol::Tcp, backend), Ok(id));
+    assert_eq!(admit(&snapshot, Protocol::Tcp, backend, Asker::default()), Ok(id));
     for (protocol, addr, reason) in [
         (Protocol::Udp, "10.0.0.1:80", RejectReason::NotAnEndpoint),
         (Protocol::Tcp, "127.0.0.1:22", RejectReason::NotAnEndpoint),
@@ -659,6 +660,48 @@ fn peers_reach_ready_endpoints_of_this_node_only() {
         (Protocol::Tcp, "10.0.0.2:80", RejectReason::NotAnEndpoint),
         (Protocol::Sctp, "10.0.0.1:80", RejectReason::UnsupportedProtocol),
     ] {
-        assert_eq!(admit(&snapshot, protocol, addr.parse().unwrap()), Err(reason), "{addr}");
+        let admitted = admit(&snapshot, protocol, addr.parse().unwrap(), Asker::default());
+        assert_eq!(admitted, Err(reason), "{addr}");
+    }
+}
+
+#[test]
+fn tunnel_policies_close_backends() {
+    let rule = |nodes: &[&str], namespaces: &[&str]| TunnelRule {
+        nodes: nodes.iter().map(|name| Name::from(*name)).collect(),
+        namespaces: namespaces.iter().map(|name| Name::from(*name)).collect(),
+    };
+    let backend: SocketAddr = "10.0.0.1:80".parse().unwrap();
+    let (a, shop) = (Some("a"), Some("shop"));
+    for (rules, asker, admitted, here) in [
+        (None, (None, None), true, Admission::Open),
+        (Some(vec![]), (a, shop), false, Admission::NotAllowed),
+        (Some(vec![rule(&["a"], &[])]), (a, None), true, Admission::Allowed),
+        (Some(vec![rule(&["a"], &[])]), (Some("b"), shop), false, Admission::Allowed),
+        (Some(vec![rule(&["b"], &[])]), (Some("b"), None), true, Admission::NotAllowed),
+        // Whose node is not proven is on none.
+        (Some(vec![rule(&["a"], &[])]), (None, shop), false, Admission::Allowed),
+        (Some(vec![rule(&[], &["shop"])]), (None, shop), true, Admission::SomeNamespaces),
+        (Some(vec![rule(&[], &["shop"])]), (a, None), false, Admission::SomeNamespaces),
+        (Some(vec![rule(&["a"], &["shop"])]), (a, shop), true, Admission::SomeNamespaces),
+        (Some(vec![rule(&["a"], &["shop"])]), (Some("b"), shop), false, Admission::SomeNamespaces),
+        (Some(vec![rule(&["b"], &["shop"])]), (a, shop), false, Admission::NotAllowed),
+        (Some(vec![rule(&["b"], &[]), rule(&["a"], &[])]), (a, None), true, Admission::Allowed),
+    ] {
+        let mut snapshot = MeshSnapshot::empty(Name::from("a"));
+        let id = ObjectKey::new("default", "web");
+        snapshot.local_backends.insert((backend, Protocol::Tcp), id.clone());
+        let mut compiled = TunnelRules::default();
+        if let Some(rules) = &rules {
+            compiled.add(backend, Protocol::Tcp, None);
+            rules.iter().for_each(|rule| compiled.add(backend, Protocol::Tcp, Some(rule.clone())));
+        }
+        snapshot.tunnel_rules = Arc::new(compiled);
+        let (node, namespace) = asker;
+        let found = admit(&snapshot, Protocol::Tcp, backend, Asker { node, namespace });
+        let expected = if admitted { Ok(id) } else { Err(RejectReason::NotAllowed) };
+        assert_eq!(found, expected, "{rules:?} {asker:?}");
+        assert_eq!(admission(&snapshot, Protocol::Tcp, backend), here, "{rules:?}");
+        assert_eq!(admission(&snapshot, Protocol::Udp, backend), Admission::Open, "of another protocol");
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::circuit::Token;
+use crate::claim::SignedToken;
 use crate::record::{MAX_RECORD, PeerId, SignedRecord};
 use crate::wire::{Reader, put_short};
 
@@ -33,6 +34,8 @@ pub enum Frame {
         /// Who asks.
         from: PeerId,
     },
+    /// A token for the receiver, pinned to its key by a node that holds the authority's.
+    Token(SignedToken),
 }
 
 /// Why bytes are no frame; the connection is closed.
@@ -75,6 +78,10 @@ impl Frame {
                 body.extend_from_slice(from.as_str().as_bytes());
                 5
             }
+            Self::Token(token) => {
+                body.extend_from_slice(&token.encode());
+                9
+            }
         };
         out.push(kind);
         out.extend_from_slice(&(body.len() as u16).to_be_bytes());
@@ -97,6 +104,7 @@ impl Frame {
             4 => Some(Self::Pong(decode_number(body)?)),
             6 => Some(Self::CallMe),
             5 => Some(decode_circuit(body).ok_or(FrameError::Malformed)?),
+            9 => Some(Self::Token(SignedToken::decode(body).map_err(|_| FrameError::Malformed)?)),
             _ => None,
         };
         Ok(Some((frame, reader.taken())))

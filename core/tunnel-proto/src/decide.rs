@@ -52,9 +52,7 @@ impl TunnelState {
         }
         self.drain(now, &mut wake);
         wake.maybe(self.directory.expire(now));
-        for (node, holder, refused) in self.directory.take_fresh_conflicts() {
-            self.report(Report::NameConflict { node, holder, refused });
-        }
+        self.report_conflicts();
         self.refresh_paths();
         self.wake = wake.0;
     }
@@ -217,6 +215,7 @@ impl TunnelState {
         if let Some((own, _)) = &self.own
             && own.addresses == self.addresses
             && own.relays == relays
+            && own.proof == self.spec.identity.proof
         {
             return;
         }
@@ -228,6 +227,7 @@ impl TunnelState {
             zone: self.spec.zone.clone(),
             sequence: self.spec.sequence,
             version: self.spec.version.clone(),
+            proof: self.spec.identity.proof.clone(),
         };
         self.spec.sequence += 1;
         let Ok(body) = record.encode() else { return };

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use edgemesh_api::Name;
 use serde::Serialize;
 
+use crate::claim::{CLOCK_SKEW, Claim, ClaimRefused, Enrolment, IdentityPolicy, MAX_FORMER, Token};
 use crate::connection::ConnId;
+use crate::event::IdentitySpec;
 use crate::record::{PeerId, PeerRecord, SignedRecord};
 
 /// Records kept; with [`crate::MAX_RECORD`] at most 8 MiB. As many as a relay grants reservations.
@@ -20,21 +22,29 @@ pub const CONFLICT_HOLD: Duration = Duration::from_secs(60);
 /// Conflicts kept for the status; a cluster with more has one cause for all of them.
 const MAX_CONFLICTS: usize = 256;
 
-/// Two peers that speak for one node.
+/// A claim of a node's name that is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Conflict {
     /// The node.
     pub node: Name,
-    /// Who speaks for it.
-    pub holder: Name,
+    /// Who speaks for it, if anybody does.
+    pub holder: Option<Name>,
     /// Who was refused.
     pub refused: Name,
+    /// Why.
+    pub reason: ClaimRefused,
+    /// The same in words, with what to do.
+    pub words: &'static str,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) record: PeerRecord,
     pub(crate) signed: SignedRecord,
+    /// The keys it had before.
+    former: Vec<PeerId>,
+    /// What became of its token, if it brought one.
+    token: Option<Result<(), ClaimRefused>>,
     /// Connections over which it was told and which still stand.
     sources: BTreeSet<ConnId>,
     /// Since when no source is left.
@@ -63,13 +73,26 @@ pub(crate) struct Directory {
     records: BTreeMap<PeerId, Entry>,
     names: BTreeMap<Name, PeerId>,
     vouched: BTreeMap<Name, PeerId>,
-    conflicts: BTreeSet<(Name, PeerId)>,
-    fresh_conflicts: Vec<(Name, PeerId, PeerId)>,
+    policy: IdentityPolicy,
+    /// Names that a token proved.
+    enrolled: BTreeMap<Name, Enrolment>,
+    enrolled_changed: bool,
+    /// The latest moment that a token of an authority was made at: it is later than that, whatever the clock says.
+    latest_issued: u64,
+    conflicts: BTreeMap<(Name, PeerId), ClaimRefused>,
+    fresh_conflicts: Vec<(Name, PeerId)>,
 }
 
 impl Directory {
-    pub(crate) fn new(node: Option<Name>, peer: PeerId) -> Self {
-        Self { own: node.map(|node| (node, peer)), ..Self::default() }
+    pub(crate) fn new(node: Option<Name>, peer: PeerId, identity: &IdentitySpec) -> Self {
+        let enrolled = identity.enrolled.iter().take(MAX_RECORDS);
+        Self {
+            own: node.map(|node| (node, peer)),
+            policy: identity.policy,
+            latest_issued: identity.enrolled.iter().map(|known| known.issued).max().unwrap_or(0),
+            enrolled: enrolled.map(|known| (known.node.clone(), known.clone())).collect(),
+            ..Self::default()
+        }
     }
 
     /// Takes a verified record. `direct` says it came from the peer it is about; such a record is always in force,
@@ -81,21 +104,27 @@ impl Directory {
         direct: bool,
         record: PeerRecord,
         signed: SignedRecord,
+        claim: Claim,
         now: Instant,
     ) -> Learned {
         if !self.records.contains_key(&record.peer) && !self.make_room() {
             return Learned::Full;
         }
         let node = record.node.clone();
+        let token = self.enrol(&record, &claim);
+        let former = claim.former;
         let learned = match self.records.get_mut(&record.peer) {
             Some(entry) => {
                 entry.sources.insert(conn);
                 entry.gone = None;
+                entry.token = token;
                 let newer = direct || entry.from == conn || record.sequence > entry.record.sequence;
                 if newer && entry.record != record {
                     *entry = Entry {
                         record,
                         signed,
+                        former,
+                        token,
                         sources: entry.sources.clone(),
                         gone: None,
                         from: conn,
@@ -110,7 +139,7 @@ impl Directory {
                 let sources = BTreeSet::from([conn]);
                 self.records.insert(
                     record.peer.clone(),
-                    Entry { record, signed, sources, gone: None, from: conn, learned: now },
+                    Entry { record, signed, former, token, sources, gone: None, from: conn, learned: now },
                 );
                 Learned::Changed
             }
@@ -157,7 +186,7 @@ impl Directory {
 
     /// Lets names go whose holders are away for too long; says when to look again.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<Instant> {
-        let contested: BTreeSet<Name> = self.conflicts.iter().map(|(node, _)| node.clone()).collect();
+        let contested: BTreeSet<Name> = self.conflicts.keys().map(|(node, _)| node.clone()).collect();
         for node in &contested {
             self.bind(node, now);
         }
@@ -172,7 +201,7 @@ impl Directory {
     pub(crate) fn peer_of(&self, node: &str) -> Option<&PeerId> {
         match &self.own {
             Some((own, peer)) if **own == *node => Some(peer),
-            _ => self.vouched.get(node).or_else(|| self.names.get(node)),
+            _ => self.names.get(node).or_else(|| self.vouched.get(node)),
         }
     }
 
@@ -199,56 +228,202 @@ impl Directory {
     }
 
     pub(crate) fn conflicts(&self) -> Vec<Conflict> {
-        self.conflicts
-            .iter()
-            .filter_map(|(node, refused)| {
-                let holder = self.peer_of(node)?;
-                Some(Conflict { node: node.clone(), holder: holder.0.clone(), refused: refused.0.clone() })
+        self.conflicts.iter().map(|((node, peer), reason)| self.conflict(node, peer, *reason)).collect()
+    }
+
+    fn conflict(&self, node: &Name, refused: &PeerId, reason: ClaimRefused) -> Conflict {
+        let holder = self.peer_of(node).map(|holder| holder.0.clone());
+        Conflict { node: node.clone(), holder, refused: refused.0.clone(), reason, words: reason.words() }
+    }
+
+    /// Claims that are refused since the last call, or for another reason.
+    pub(crate) fn take_fresh_conflicts(&mut self) -> Vec<Conflict> {
+        let fresh = std::mem::take(&mut self.fresh_conflicts);
+        fresh
+            .into_iter()
+            .filter_map(|key| {
+                let reason = *self.conflicts.get(&key)?;
+                Some(self.conflict(&key.0, &key.1, reason))
             })
             .collect()
     }
 
-    /// Conflicts found since the last call: node, holder, refused.
-    pub(crate) fn take_fresh_conflicts(&mut self) -> Vec<(Name, PeerId, PeerId)> {
-        std::mem::take(&mut self.fresh_conflicts)
+    /// The names that tokens have proven, when they changed since the last call.
+    pub(crate) fn take_enrolments(&mut self) -> Option<Vec<Enrolment>> {
+        std::mem::take(&mut self.enrolled_changed).then(|| self.enrolled.values().cloned().collect())
+    }
+
+    /// Judges a record's token, and remembers whose it is.
+    ///
+    /// The expiry bounds how long a token may find a new owner here: who is known as the owner stays it, so that
+    /// neither an expired token nor a clock that jumps takes a name from a running node. A clock that is behind, as
+    /// that of a node without a battery is after every start, is corrected by what the authority has signed: it is
+    /// never earlier than the latest token was made. So a token is never refused for being too young.
+    fn enrol(&mut self, record: &PeerRecord, claim: &Claim) -> Option<Result<(), ClaimRefused>> {
+        if self.policy == IdentityPolicy::Off {
+            return None;
+        }
+        let token = match claim.token.as_ref()? {
+            Ok(token) => token,
+            Err(reason) => return Some(Err(*reason)),
+        };
+        self.latest_issued = self.latest_issued.max(token.issued);
+        Some(self.judge(token, record, claim))
+    }
+
+    fn judge(&mut self, token: &Token, record: &PeerRecord, claim: &Claim) -> Result<(), ClaimRefused> {
+        if record.node.as_ref() != Some(&token.node) {
+            return Err(ClaimRefused::ForeignToken);
+        }
+        if self.own.as_ref().is_some_and(|(own, _)| *own == token.node) {
+            return Err(ClaimRefused::OwnName);
+        }
+        let own = |peer: &PeerId| *peer == record.peer || claim.former.contains(peer);
+        if token.pinned.as_ref().is_some_and(|pinned| !own(pinned)) {
+            return Err(ClaimRefused::PinnedElsewhere);
+        }
+        let known = self.enrolled.get(&token.node);
+        let same_owner = known.is_some_and(|known| own(&known.owner));
+        let later = known.is_none_or(|known| token.issued > known.issued);
+        if let Some(known) = known
+            && !same_owner
+        {
+            if known.token == token.id {
+                return Err(ClaimRefused::ReplayedToken);
+            }
+            if !later {
+                return Err(ClaimRefused::OutdatedToken);
+            }
+        }
+        let clock = claim.clock.max(self.latest_issued);
+        if !same_owner && token.expires.is_some_and(|expires| clock > expires.saturating_add(CLOCK_SKEW)) {
+            return Err(ClaimRefused::ExpiredToken);
+        }
+        if known.is_none() && self.enrolled.len() >= MAX_RECORDS {
+            // More nodes than records: what is known is worth more than what comes.
+            return Err(ClaimRefused::Duplicate);
+        }
+        let kept = known.filter(|_| !later).map(|known| (known.token, known.issued));
+        let (id, issued) = kept.unwrap_or((token.id, token.issued));
+        let enrolment = Enrolment { node: token.node.clone(), owner: record.peer.clone(), token: id, issued };
+        if known != Some(&enrolment) {
+            self.enrolled_changed = true;
+            self.enrolled.insert(token.node.clone(), enrolment);
+        }
+        Ok(())
+    }
+
+    /// Whether a record claims the node.
+    fn claims(entry: &Entry, node: &Name) -> bool {
+        entry.record.node.as_ref() == Some(node)
     }
 
     /// Settles who speaks for a node among all who claim it.
     fn bind(&mut self, node: &Name, now: Instant) {
-        let present = |entry: &Entry| entry.gone.is_none();
-        let claims = |entry: &Entry| entry.record.node.as_ref() == Some(node);
-        let held =
-            self.names.get(node).and_then(|peer| self.records.get(peer)).is_some_and(|entry| {
-                claims(entry) && entry.gone.is_none_or(|gone| now < gone + CONFLICT_HOLD)
-            });
-        if !held {
-            let next = self.records.values().find(|entry| claims(entry) && present(entry));
-            match next.map(|entry| entry.record.peer.clone()) {
-                Some(peer) => {
-                    self.names.insert(node.clone(), peer);
-                }
-                // With nobody else to claim it the name stays: its peer may return after a long cut.
-                None if !self.records.values().any(claims) => {
-                    self.names.remove(node);
-                }
-                None => {}
+        match self.holder(node, now) {
+            Some(peer) => {
+                self.names.insert(node.clone(), peer);
+            }
+            None => {
+                self.names.remove(node);
             }
         }
-        let holder = self.peer_of(node).cloned();
-        let refused: Vec<PeerId> = self
+        let refused: Vec<(PeerId, ClaimRefused)> = self
             .records
             .values()
-            .filter(|entry| claims(entry) && present(entry) && Some(&entry.record.peer) != holder.as_ref())
-            .map(|entry| entry.record.peer.clone())
+            .filter(|entry| Self::claims(entry, node) && entry.gone.is_none())
+            .filter(|entry| self.peer_of(node) != Some(&entry.record.peer))
+            .map(|entry| (entry.record.peer.clone(), self.refusal(node, entry)))
             .collect();
-        self.conflicts.retain(|(other, peer)| other != node || refused.contains(peer));
-        for peer in refused {
-            if self.conflicts.len() < MAX_CONFLICTS
-                && self.conflicts.insert((node.clone(), peer.clone()))
-                && let Some(holder) = &holder
-            {
-                self.fresh_conflicts.push((node.clone(), holder.clone(), peer));
+        self.conflicts
+            .retain(|(other, peer), _| other != node || refused.iter().any(|(refused, _)| refused == peer));
+        for (peer, reason) in refused {
+            let key = (node.clone(), peer);
+            let known = self.conflicts.get(&key);
+            if known == Some(&reason) || (known.is_none() && self.conflicts.len() >= MAX_CONFLICTS) {
+                continue;
             }
+            self.conflicts.insert(key.clone(), reason);
+            self.fresh_conflicts.push(key);
+        }
+    }
+
+    /// Whose the name is: whom a Node object names, else who proved it by a token, else, unless policy wants a proof, who
+    /// came first. A key that signed its successor over is followed by it.
+    fn holder(&self, node: &Name, now: Instant) -> Option<PeerId> {
+        let current = self.names.get(node);
+        let proven = self.vouched.get(node).or_else(|| Some(&self.enrolled.get(node)?.owner));
+        if let Some(root) = proven {
+            // Of several successors of one key the first that came stays.
+            let kept = current.filter(|peer| {
+                let entry = self.records.get(*peer);
+                entry.is_some_and(|entry| Self::claims(entry, node) && entry.former.contains(root))
+            });
+            return Some(self.successor(node, kept.unwrap_or(root)));
+        }
+        if self.policy == IdentityPolicy::Require {
+            return None;
+        }
+        let claimants =
+            || self.records.values().filter(|entry| Self::claims(entry, node) && Self::may_come_first(entry));
+        let known = current.filter(|peer| claimants().any(|entry| entry.record.peer == **peer));
+        let held = known.filter(|peer| {
+            let gone = self.records.get(*peer).and_then(|entry| entry.gone);
+            gone.is_none_or(|gone| now < gone + CONFLICT_HOLD)
+        });
+        // Where the name was held by a key that has gone, its successor's record says so.
+        let follows = |peer: &&PeerId| claimants().any(|entry| entry.former.contains(*peer));
+        let first = held
+            .or_else(|| current.filter(follows))
+            .or_else(|| claimants().find(|entry| entry.gone.is_none()).map(|entry| &entry.record.peer));
+        // With nobody else to claim it the name stays: its peer may return after a long cut.
+        first.or(known).map(|peer| self.successor(node, peer))
+    }
+
+    /// A token that was refused is worse than none, but for one that came too late: a clock may be wrong.
+    fn may_come_first(entry: &Entry) -> bool {
+        matches!(entry.token, None | Some(Ok(()) | Err(ClaimRefused::ExpiredToken)))
+    }
+
+    /// The last of the keys that follow `peer`, each signed by the one before.
+    fn successor(&self, node: &Name, peer: &PeerId) -> PeerId {
+        let mut last = peer;
+        for _ in 0..=MAX_FORMER {
+            let next = self
+                .records
+                .values()
+                .filter(|entry| Self::claims(entry, node) && entry.record.peer != *last)
+                .find(|entry| entry.former.contains(last));
+            match next {
+                Some(entry) => last = &entry.record.peer,
+                None => break,
+            }
+        }
+        last.clone()
+    }
+
+    /// Why a peer that claims the node is not its holder.
+    fn refusal(&self, node: &Name, entry: &Entry) -> ClaimRefused {
+        let holder = self.peer_of(node).and_then(|holder| self.records.get(holder));
+        if self.own.as_ref().is_some_and(|(own, _)| own == node) {
+            ClaimRefused::OwnName
+        } else if holder.is_some_and(|holder| holder.former.contains(&entry.record.peer)) {
+            ClaimRefused::FormerKey
+        } else if self.vouched.contains_key(node) {
+            ClaimRefused::NotVouched
+        } else if let Some(Err(reason)) = entry.token {
+            reason
+        } else if self.policy == IdentityPolicy::Off {
+            ClaimRefused::Duplicate
+        } else if self.enrolled.contains_key(node) {
+            match entry.token {
+                Some(_) => ClaimRefused::OutdatedToken,
+                None => ClaimRefused::ChangedKey,
+            }
+        } else if self.policy == IdentityPolicy::Require {
+            ClaimRefused::Unproven
+        } else {
+            ClaimRefused::Duplicate
         }
     }
 
@@ -266,7 +441,7 @@ impl Directory {
         match oldest.and_then(|peer| self.records.remove(&peer)) {
             Some(entry) => {
                 self.names.retain(|_, holder| *holder != entry.record.peer);
-                self.conflicts.retain(|(_, refused)| *refused != entry.record.peer);
+                self.conflicts.retain(|(_, refused), _| *refused != entry.record.peer);
                 true
             }
             None => false,

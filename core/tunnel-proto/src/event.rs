@@ -7,6 +7,7 @@ use edgemesh_api::Name;
 use edgemesh_mesh::Path;
 use serde::Serialize;
 
+use crate::claim::{Claim, ClaimRefused, Enrolment, IdentityPolicy, Proof};
 use crate::connection::ConnId;
 use crate::control::Frame;
 use crate::record::{Address, PeerId, PeerRecord, SignedRecord};
@@ -32,6 +33,19 @@ pub struct TunnelSpec {
     pub sequence: u64,
     /// Seed of the random draws.
     pub seed: u64,
+    /// What proves the own name, and whose proofs are asked for.
+    pub identity: IdentitySpec,
+}
+
+/// What the tunnel knows of identities when it starts.
+#[derive(Clone, Debug, Default)]
+pub struct IdentitySpec {
+    /// Whose claims of node names are believed.
+    pub policy: IdentityPolicy,
+    /// What the own record offers in proof of its name.
+    pub proof: Proof,
+    /// Names that tokens proved before the start.
+    pub enrolled: Vec<Enrolment>,
 }
 
 /// A relay to use.
@@ -148,10 +162,14 @@ pub enum Input {
         /// The connection.
         conn: ConnId,
         /// What it says.
-        record: PeerRecord,
+        record: Box<PeerRecord>,
         /// As it came, to be passed on.
         signed: SignedRecord,
+        /// What of its proof is true.
+        claim: Box<Claim>,
     },
+    /// The own record offers another proof from now on.
+    Proof(Proof),
     /// A peer was found in the LAN.
     Discovered {
         /// Who.
@@ -351,14 +369,16 @@ pub enum Report {
         /// The path now.
         to: Path,
     },
-    /// Two peers speak for one node; the second is refused.
+    /// A peer claims a node's name and is not believed.
     NameConflict {
         /// The node.
         node: Name,
-        /// Who speaks for it.
-        holder: PeerId,
+        /// Who speaks for it, if anybody does.
+        holder: Option<PeerId>,
         /// Who was refused.
         refused: PeerId,
+        /// Why.
+        reason: ClaimRefused,
     },
     /// The own Node object names another identity: the other nodes will not take this one for the node.
     NotVouched {

@@ -21,6 +21,8 @@ pub const MAX_DATAGRAM: usize = 65_507;
 /// Distinguishes a header from text or TLS sent to the wrong place.
 const MAGIC: u8 = 0xe5;
 const VERSION: u8 = 1;
+/// With a namespace at the end. A header without one is still written as version 1, which every agent reads.
+const VERSION_NAMESPACE: u8 = 2;
 
 /// Kubernetes namespaces and Service names are DNS labels (RFC 1123).
 const MAX_NAME: usize = 63;
@@ -34,6 +36,8 @@ pub struct StreamHeader {
     pub backend: SocketAddr,
     /// The Service the backend was picked for.
     pub service: ServiceId,
+    /// The client's namespace. The peer's word, and worth what the peer's node is; told only to who asks for it.
+    pub namespace: Option<Name>,
 }
 
 /// Why bytes are no header.
@@ -81,7 +85,8 @@ impl StreamHeader {
             Protocol::Udp => 1,
             Protocol::Sctp => return Err(HeaderError::Protocol),
         };
-        let mut out = vec![MAGIC, VERSION, protocol];
+        let version = if self.namespace.is_none() { VERSION } else { VERSION_NAMESPACE };
+        let mut out = vec![MAGIC, version, protocol];
         match self.backend.ip() {
             IpAddr::V4(ip) => {
                 out.push(4);
@@ -93,7 +98,10 @@ impl StreamHeader {
             }
         }
         out.extend_from_slice(&self.backend.port().to_be_bytes());
-        for name in [&self.service.namespace, &self.service.name] {
+        for name in [Some(&self.service.namespace), Some(&self.service.name), self.namespace.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             if kubernetes_name(name.as_bytes()).is_none() || name.len() > MAX_NAME {
                 return Err(HeaderError::Name);
             }
@@ -116,7 +124,8 @@ impl StreamHeader {
         if more!(reader.u8()) != MAGIC {
             return Err(HeaderError::Magic);
         }
-        if more!(reader.u8()) != VERSION {
+        let version = more!(reader.u8());
+        if !matches!(version, VERSION | VERSION_NAMESPACE) {
             return Err(HeaderError::Version);
         }
         let protocol = match more!(reader.u8()) {
@@ -130,17 +139,22 @@ impl StreamHeader {
             _ => return Err(HeaderError::Family),
         };
         let port = more!(reader.u16());
-        let mut names: [Name; 2] = [Name::from(""), Name::from("")];
-        for slot in &mut names {
+        let mut names: [Name; 3] = [Name::from(""), Name::from(""), Name::from("")];
+        let told = if version == VERSION_NAMESPACE { 3 } else { 2 };
+        for slot in names.iter_mut().take(told) {
             let len = usize::from(more!(reader.u8()));
             if len > MAX_NAME {
                 return Err(HeaderError::Name);
             }
             *slot = kubernetes_name(more!(reader.bytes(len))).ok_or(HeaderError::Name)?.into();
         }
-        let [namespace, name] = names;
-        let header =
-            Self { protocol, backend: SocketAddr::new(ip, port), service: ServiceId::new(namespace, name) };
+        let [namespace, name, client] = names;
+        let header = Self {
+            protocol,
+            backend: SocketAddr::new(ip, port),
+            service: ServiceId::new(namespace, name),
+            namespace: Some(client).filter(|client| !client.is_empty()),
+        };
         Ok(Some((header, reader.taken())))
     }
 }
@@ -157,7 +171,7 @@ pub enum Answer {
 }
 
 /// Codes are part of the protocol: never reuse one.
-const ANSWERS: [(u8, Answer); 17] = [
+const ANSWERS: [(u8, Answer); 19] = [
     (0, Answer::Accepted),
     (1, Answer::NotAdmitted(RejectReason::UnknownFrontend)),
     (2, Answer::NotAdmitted(RejectReason::NoEndpoints)),
@@ -166,6 +180,8 @@ const ANSWERS: [(u8, Answer); 17] = [
     (5, Answer::NotAdmitted(RejectReason::UnsupportedProtocol)),
     (6, Answer::NotAdmitted(RejectReason::Overloaded)),
     (7, Answer::NotAdmitted(RejectReason::SourceNotAllowed)),
+    (8, Answer::NotAdmitted(RejectReason::NotAllowed)),
+    (9, Answer::NotAdmitted(RejectReason::PeerNotProven)),
     (16, Answer::Dial(DialError::Refused)),
     (17, Answer::Dial(DialError::Timeout)),
     (18, Answer::Dial(DialError::Unreachable)),

@@ -6,6 +6,7 @@
 //! [`TunnelState::poll_timeout`]. Peer identities and multiaddrs are text here; libp2p stays at the edge.
 
 pub mod circuit;
+mod claim;
 mod connection;
 mod control;
 mod decide;
@@ -24,10 +25,16 @@ mod state;
 mod ways;
 mod wire;
 
+pub use claim::{
+    CLOCK_SKEW, Claim, ClaimRefused, Enrolment, IdentityPolicy, MAX_FORMER, MAX_TOKEN, Proof,
+    SUCCESSION_DOMAIN, SignedToken, Succession, TOKEN_DOMAIN, Token, TokenError, TokenId, succession,
+};
 pub use connection::{ConnId, DEAD_AFTER, PING_BUSY, PING_IDLE};
 pub use control::{CONTROL_PROTOCOL, Frame, FrameError, MAX_FRAME};
 pub use directory::{CONFLICT_HOLD, Conflict, MAX_RECORDS};
-pub use event::{Action, DialId, DialTo, Failure, Input, LinkKind, RelayTarget, Report, TunnelSpec};
+pub use event::{
+    Action, DialId, DialTo, Failure, IdentitySpec, Input, LinkKind, RelayTarget, Report, TunnelSpec,
+};
 pub use header::{
     Answer, CARRIER_PROTOCOL, HeaderError, MAX_DATAGRAM, MAX_HEADER, StreamHeader, datagram_prefix,
     split_datagram,

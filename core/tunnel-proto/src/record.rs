@@ -7,6 +7,7 @@ use bytes::Bytes;
 use edgemesh_api::Name;
 use thiserror::Error;
 
+use crate::claim::Proof;
 use crate::wire::{Reader, kubernetes_name, plain_text, put_short};
 
 /// The longest encoded record; with every field at its bound it stays below, and 4096 of them fit in 8 MiB.
@@ -22,12 +23,14 @@ const MAX_RELAYS: usize = 8;
 /// An IPv6 circuit address with two peer identities is 180 bytes.
 const MAX_ADDRESS: usize = 255;
 /// Node names are DNS subdomains (RFC 1123).
-const MAX_NODE: usize = 253;
+pub(crate) const MAX_NODE: usize = 253;
 /// Label values (zones) have 63 bytes at most.
 const MAX_LABEL: usize = 63;
 /// base58 of the longest identity multihash in use (SHA-256 of an RSA key) has 46 characters, Ed25519 has 52.
 pub(crate) const MAX_PEER: usize = 64;
 const VERSION: u8 = 1;
+/// With a [`Proof`] behind the addresses. A record without one is still written as version 1, which every agent reads.
+const VERSION_PROOF: u8 = 2;
 
 /// A libp2p peer identity as text (base58).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +109,8 @@ pub struct PeerRecord {
     pub sequence: u64,
     /// Version of its software.
     pub version: Name,
+    /// What proves that it may speak for the node.
+    pub proof: Proof,
 }
 
 /// Why bytes are no record.
@@ -144,7 +149,12 @@ impl RecordError {
 impl PeerRecord {
     /// The canonical bytes: fields in fixed order, each behind its length. Addresses beyond the bounds are left out.
     pub fn encode(&self) -> Result<Bytes, RecordError> {
-        let mut out = vec![VERSION];
+        let mut proof = Vec::new();
+        let version = if self.proof.is_empty() { VERSION } else { VERSION_PROOF };
+        if version == VERSION_PROOF {
+            self.proof.encode(&mut proof).ok_or(RecordError::Field)?;
+        }
+        let mut out = vec![version];
         out.extend_from_slice(&self.sequence.to_be_bytes());
         let mut fits = put_short(&mut out, self.peer.as_str().as_bytes());
         for text in [self.node.as_deref().unwrap_or(""), self.zone.as_deref().unwrap_or(""), &self.version] {
@@ -153,14 +163,24 @@ impl PeerRecord {
         if !fits {
             return Err(RecordError::Field);
         }
-        for (list, bound) in [(&self.addresses, MAX_ADDRESSES), (&self.relays, MAX_RELAYS)] {
-            let list: Vec<_> =
-                list.iter().filter(|address| address.as_str().len() <= MAX_ADDRESS).take(bound).collect();
+        // The relays' half of what is left, at least, whatever else listens: without one a peer may be out of reach.
+        let room = MAX_RECORD.saturating_sub(out.len() + proof.len() + 2);
+        for (list, bound, room) in
+            [(&self.addresses, MAX_ADDRESSES, room / 2), (&self.relays, MAX_RELAYS, room / 2)]
+        {
+            let mut left = room;
+            let fitting = list.iter().filter(|address| {
+                let fits = address.as_str().len() <= MAX_ADDRESS && address.as_str().len() < left;
+                left -= if fits { address.as_str().len() + 1 } else { 0 };
+                fits
+            });
+            let list: Vec<_> = fitting.take(bound).collect();
             out.push(list.len() as u8);
             for address in list {
                 put_short(&mut out, address.as_str().as_bytes());
             }
         }
+        out.extend_from_slice(&proof);
         if out.len() > MAX_RECORD {
             return Err(RecordError::TooLong);
         }
@@ -173,7 +193,8 @@ impl PeerRecord {
             return Err(RecordError::TooLong);
         }
         let mut reader = Reader::new(bytes);
-        if reader.u8().ok_or(RecordError::Length)? != VERSION {
+        let format = reader.u8().ok_or(RecordError::Length)?;
+        if !matches!(format, VERSION | VERSION_PROOF) {
             return Err(RecordError::Version);
         }
         let sequence = reader.u64().ok_or(RecordError::Length)?;
@@ -186,11 +207,15 @@ impl PeerRecord {
             plain_text(version).filter(|version| version.len() <= MAX_LABEL).ok_or(RecordError::Field)?;
         let listens = addresses(&mut reader, MAX_ADDRESSES)?;
         let relays = addresses(&mut reader, MAX_RELAYS)?;
+        let proof = match format {
+            VERSION_PROOF => Proof::decode(&mut reader).ok_or(RecordError::Field)?,
+            _ => Proof::default(),
+        };
         if !reader.is_empty() {
             return Err(RecordError::Length);
         }
         let zone = (!zone.is_empty()).then(|| zone.into());
-        Ok(Self { node, peer, addresses: listens, relays, zone, sequence, version: version.into() })
+        Ok(Self { node, peer, addresses: listens, relays, zone, sequence, version: version.into(), proof })
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use edgemesh_api::Name;
 use edgemesh_mesh::{NodePath, Path, PathSnapshot};
 
+use crate::claim::{Claim, Enrolment, Proof};
 use crate::connection::{ConnId, Connection};
 use crate::control::Frame;
 use crate::directory::{Conflict, Directory, Learned};
@@ -106,7 +107,7 @@ impl TunnelState {
     pub fn new(spec: TunnelSpec, signer: Box<dyn Sign>, now: Instant) -> Self {
         let relays = spec.relays.iter().take(MAX_RELAYS_USED).cloned().map(Relay::new).collect();
         let draws = Draws::new(spec.seed);
-        let directory = Directory::new(spec.node.clone(), spec.peer.clone());
+        let directory = Directory::new(spec.node.clone(), spec.peer.clone(), &spec.identity);
         Self {
             spec,
             signer,
@@ -140,7 +141,8 @@ impl TunnelState {
                 }
             }
             Input::Frame { conn, frame } => return self.frame(conn, frame, now),
-            Input::Record { conn, record, signed } => self.record(conn, record, signed, now),
+            Input::Record { conn, record, signed, claim } => self.record(conn, *record, signed, *claim, now),
+            Input::Proof(proof) => self.spec.identity.proof = proof,
             Input::Discovered { peer, address } => self.discovered(peer, address, now),
             Input::Reserved { relay } => self.reserved(&relay),
             Input::ReservationLost { relay, failure } => self.reservation_lost(&relay, failure, now),
@@ -172,6 +174,7 @@ impl TunnelState {
                 if let Some(vouched) = self.directory.vouch(vouched, now) {
                     self.report(Report::NotVouched { vouched });
                 }
+                self.report_conflicts();
                 self.published.dirty = true;
             }
             Input::Relays { relays } => {
@@ -285,7 +288,17 @@ impl TunnelState {
             .collect()
     }
 
-    /// Nodes that two peers speak for.
+    /// The names that tokens have proven, when they changed since the last call.
+    pub fn take_enrolments(&mut self) -> Option<Vec<Enrolment>> {
+        self.directory.take_enrolments()
+    }
+
+    /// The proof that the own record offers.
+    pub fn proof(&self) -> &Proof {
+        &self.spec.identity.proof
+    }
+
+    /// Claims of node names that are not believed.
     pub fn conflicts(&self) -> Vec<Conflict> {
         self.directory.conflicts()
     }
@@ -478,14 +491,14 @@ impl TunnelState {
                     self.wake = Some(now);
                 }
             }
-            // The edge verifies records and hands them in as `Input::Record`.
-            Frame::Record(_) => {}
             Frame::CallMe => {
                 self.called(conn);
                 self.wake = Some(now);
             }
             // The edge hands offers on to whoever opens carriers.
             Frame::Circuit { .. } => {}
+            // The edge verifies these; it hands records in as `Input::Record`, and the own token as `Input::Proof`.
+            Frame::Record(_) | Frame::Token(_) => {}
         }
     }
 
@@ -493,7 +506,7 @@ impl TunnelState {
         self.relays.iter().any(|relay| relay.conn == Some(conn))
     }
 
-    fn record(&mut self, conn: ConnId, record: PeerRecord, signed: SignedRecord, now: Instant) {
+    fn record(&mut self, conn: ConnId, record: PeerRecord, signed: SignedRecord, claim: Claim, now: Instant) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.alive(now);
         let direct = connection.peer == record.peer;
@@ -504,10 +517,8 @@ impl TunnelState {
         let id = record.peer.clone();
         let before = self.directory.record(&id).map(|known| known.addresses.clone());
         let addresses_differ = before.as_ref() != Some(&record.addresses);
-        let learned = self.directory.learn(conn, direct, record, signed.clone(), now);
-        for (node, holder, refused) in self.directory.take_fresh_conflicts() {
-            self.report(Report::NameConflict { node, holder, refused });
-        }
+        let learned = self.directory.learn(conn, direct, record, signed.clone(), claim, now);
+        self.report_conflicts();
         let reached = self.reached(&id);
         let peer = self.peers.entry(id.clone()).or_default();
         // A record told again means its peer has just come back to the relay.
@@ -524,6 +535,18 @@ impl TunnelState {
             if self.spec.relay && direct && !relayed {
                 self.tell_others(&id, &Frame::Record(signed));
             }
+        }
+    }
+
+    /// Tells of claims that were not refused, or not for the same reason, before.
+    pub(crate) fn report_conflicts(&mut self) {
+        for conflict in self.directory.take_fresh_conflicts() {
+            self.report(Report::NameConflict {
+                node: conflict.node,
+                holder: conflict.holder.map(PeerId),
+                refused: PeerId(conflict.refused),
+                reason: conflict.reason,
+            });
         }
     }
 

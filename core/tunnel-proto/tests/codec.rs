@@ -8,7 +8,7 @@ use edgemesh_mesh::ServiceId;
 use edgemesh_route::{DialError, RejectReason};
 use edgemesh_tunnel_proto::{
     Address, Answer, Frame, FrameError, HeaderError, MAX_DATAGRAM, MAX_FRAME, MAX_HEADER, MAX_RECORD, PeerId,
-    PeerRecord, RecordError, SignedRecord, StreamHeader, datagram_prefix, split_datagram,
+    PeerRecord, Proof, RecordError, SignedRecord, StreamHeader, datagram_prefix, split_datagram,
 };
 use proptest::prelude::*;
 
@@ -17,6 +17,7 @@ fn header(protocol: Protocol, backend: &str, namespace: &str, name: &str) -> Str
         protocol,
         backend: backend.parse().expect("an address"),
         service: ServiceId::new(namespace, name),
+        namespace: None,
     }
 }
 
@@ -31,6 +32,7 @@ fn record() -> PeerRecord {
         zone: Some("lan-1".into()),
         sequence: 1_700_000_000_000,
         version: "0.1.0".into(),
+        proof: Proof::default(),
     }
 }
 
@@ -42,6 +44,13 @@ fn headers() {
         (header(Protocol::Udp, "[fd00::1]:53", "kube-system", "kube-dns"), 43),
         (header(Protocol::Tcp, "[::]:0", &longest, &longest), 150),
         (header(Protocol::Tcp, "0.0.0.0:65535", "", ""), 12),
+        (
+            StreamHeader {
+                namespace: Some("shop".into()),
+                ..header(Protocol::Tcp, "10.0.0.1:80", "default", "web")
+            },
+            27,
+        ),
     ] {
         let mut bytes = header.encode().unwrap();
         assert_eq!(bytes.len(), len, "{header:?}");
@@ -64,7 +73,7 @@ fn what_is_no_header() {
     };
     for (bytes, expected) in [
         (b"GET / HTTP/1.1".to_vec(), HeaderError::Magic),
-        (with(1, 2), HeaderError::Version),
+        (with(1, 3), HeaderError::Version),
         (with(2, 2), HeaderError::Protocol),
         (with(3, 5), HeaderError::Family),
         (with(10, 64), HeaderError::Name),
@@ -194,7 +203,7 @@ proptest! {
     fn any_header_survives(ip in any::<std::net::IpAddr>(), port: u16, udp: bool, name in "[a-z0-9.-]{0,63}") {
         let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
         let backend = SocketAddr::new(ip, port);
-        let header = StreamHeader { protocol, backend, service: ServiceId::new("default", name) };
+        let header = StreamHeader { protocol, backend, service: ServiceId::new("default", name), namespace: None };
         let bytes = header.encode().unwrap();
         let len = bytes.len();
         prop_assert_eq!(StreamHeader::decode(&bytes), Ok(Some((header, len))));

@@ -280,7 +280,7 @@ fn a_claim_to_the_own_name_is_told() {
     sim.pass(3 * S);
     let conflicts = sim.at(a).state.conflicts();
     assert_eq!(conflicts.len(), 1);
-    assert_eq!((&*conflicts[0].holder, &*conflicts[0].refused), ("peer1", "clone"));
+    assert_eq!((conflicts[0].holder.as_deref(), &*conflicts[0].refused), (Some("peer1"), "clone"));
     assert_eq!(sim.at(a).state.node_of(&PeerId::new("clone")), None);
 }
 

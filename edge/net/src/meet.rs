@@ -45,6 +45,8 @@ pub struct Inbound {
     pub protocol: Protocol,
     /// The backend that is asked for.
     pub backend: SocketAddr,
+    /// The client's namespace, as the peer says.
+    pub namespace: Option<Name>,
     /// Answers and gives the bytes.
     pub answer: Box<dyn Answer>,
 }

@@ -10,7 +10,7 @@ use edgemesh_mesh::MeshSnapshot;
 use edgemesh_net::meet::{Answer, Inbound, Refusal, Serve};
 use edgemesh_net::socket;
 use edgemesh_net::splice::pump;
-use edgemesh_route::{Direction, Observe, Outcome, RejectReason, admit};
+use edgemesh_route::{Asker, Direction, Observe, Outcome, RejectReason, admit};
 use futures::future::BoxFuture;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
@@ -81,13 +81,14 @@ impl Serve for Remote {
 
 impl Inner {
     async fn stream(self: Arc<Self>, inbound: Inbound) {
-        let Inbound { node, peer, path, protocol, backend, answer } = inbound;
+        let Inbound { node, peer, path, protocol, backend, namespace, answer } = inbound;
         let client = match &node {
             Some(node) => format!("{node} ({peer})"),
             None => peer.clone(),
         };
         let mut record = Record::begin(self.observe.clone(), Direction::Inbound, protocol, client, backend);
-        let admitted = admit(&self.snapshots.load(), protocol, backend);
+        let asker = Asker { node: node.as_deref(), namespace: namespace.as_deref() };
+        let admitted = admit(&self.snapshots.load(), protocol, backend, asker);
         let service = match admitted {
             Ok(service) => service,
             Err(reason) => {

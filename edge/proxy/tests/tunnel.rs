@@ -159,5 +159,5 @@ async fn peers_are_told_when_the_backend_refuses() {
 
 fn target(protocol: edgemesh_api::Protocol, backend: SocketAddr) -> Target {
     let service = edgemesh_api::ObjectKey::new("default", "any");
-    Target { service, backend, protocol, hop: Hop::Node(Name::from("there")) }
+    Target { service, backend, protocol, hop: Hop::Node(Name::from("there")), namespace: None }
 }

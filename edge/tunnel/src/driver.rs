@@ -14,8 +14,9 @@ use edgemesh_mesh::{Generation, MeshSnapshot, PathSnapshot};
 use edgemesh_net::meet::Serve;
 use edgemesh_route::DialError;
 use edgemesh_tunnel_proto::{
-    Action, AttemptId, CarryId, ConnId, DialId, DialTo, Failure, Frame, Input, PeerRecord, RecordError,
-    RelayTarget, Report, SIGNING_DOMAIN, Sign, SignedRecord, TunnelSpec, TunnelState, Way,
+    Action, AttemptId, CarryId, ConnId, DialId, DialTo, Enrolment, Failure, Frame, IdentityPolicy,
+    IdentitySpec, Input, PeerRecord, Proof, RecordError, RelayTarget, Report, SIGNING_DOMAIN, Sign,
+    SignedRecord, TunnelSpec, TunnelState, Way,
 };
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
@@ -35,8 +36,9 @@ use crate::dials::{Dials, LookedUp};
 use crate::handle::{DEMAND_QUEUE, Demand, Route, Shared, TunnelHandle};
 use crate::inbound::Gate;
 use crate::interfaces::Interfaces;
-use crate::key::{node_key, pre_shared_key};
+use crate::key::node_key;
 use crate::mdns::{self, Found};
+use crate::secrets::Secrets;
 use crate::settings::{RelayAddress, TunnelError, TunnelSettings};
 use crate::status::{PeerStatus, Published, PublishedPeer, UnreachableNode};
 use crate::stream::PeerCounts;
@@ -47,6 +49,7 @@ use carry::Ridden;
 
 mod carry;
 mod circuits;
+mod enrol;
 mod events;
 
 /// How often the snapshot of the mesh is compared: a new node is warm a second after its endpoint is known.
@@ -84,21 +87,32 @@ impl Tunnel {
         shutdown: CancellationToken,
     ) -> Result<TunnelHandle, TunnelError> {
         let key = node_key(&settings.key_file)?;
-        let psk = pre_shared_key(&settings.psk_file)?;
         let own = key.public().to_peer_id();
+        let secrets = Arc::new(Secrets::load(&settings, own)?);
         let meters = Meters::default();
         let takes_listeners = Arc::new(AtomicBool::new(false));
         let (ours_in, ours) = mpsc::channel(DIVERTED_QUEUE);
-        let (transport, client) = transport::build(&key, psk, &meters, takes_listeners.clone(), ours_in)
-            .map_err(|error| TunnelError::Transport(error.to_string()))?;
-        let gate = Arc::new(Gate::new(serve, settings.limits, shutdown.clone()));
+        let (transport, client) =
+            transport::build(&key, secrets.psks.clone(), &meters, takes_listeners.clone(), ours_in)
+                .map_err(|error| TunnelError::Transport(error.to_string()))?;
+        let gate = Arc::new(Gate::new(
+            serve,
+            settings.limits,
+            secrets.policy == IdentityPolicy::Require,
+            shutdown.clone(),
+        ));
         let (frames_in, frames) = mpsc::channel(FRAME_QUEUE);
         let behaviour = Behaviour::new(&key, &settings, client, gate.clone(), frames_in);
         let (carrier_events, carried) = mpsc::channel(EVENT_QUEUE);
         let peers = behaviour.streams.peers();
-        let carriers =
-            Carriers::new(&key, &psk, gate.clone(), move |peer| peers.counts(peer), carrier_events)
-                .map_err(|error| TunnelError::Transport(error.to_string()))?;
+        let carriers = Carriers::new(
+            &key,
+            secrets.psks.clone(),
+            gate.clone(),
+            move |peer| peers.counts(peer),
+            carrier_events,
+        )
+        .map_err(|error| TunnelError::Transport(error.to_string()))?;
         let config = libp2p::swarm::Config::with_tokio_executor()
             .with_dial_concurrency_factor(DIAL_AT_ONCE)
             // Saves the round trip of multistream-select on every stream.
@@ -109,7 +123,7 @@ impl Tunnel {
 
         let (rings_in, rings) = mpsc::channel(RING_QUEUE);
         let relay = settings.relay.then(|| {
-            let member = Member::new(key.clone(), psk);
+            let member = Member::new(key.clone(), secrets.psks.clone());
             Relay::new(member, settings.limits.circuits(), rings_in, shutdown.child_token())
         });
         let shared = Arc::new(Shared {
@@ -120,17 +134,22 @@ impl Tunnel {
             gate,
             relay,
             taps: Taps::default(),
+            secrets: secrets.clone(),
             changes: watch::channel(0).0,
         });
-        let member = Arc::new(Member::new(key.clone(), psk));
+        let member = Arc::new(Member::new(key.clone(), secrets.psks.clone()));
         let (demands_in, demands) = mpsc::channel(DEMAND_QUEUE);
         let (dials, lookups) = Dials::new();
         let (advertised, told) = watch::channel(Vec::new());
         let found = mdns::start(&settings, own, told, &shared.gate);
         let (relays_in, relays) = watch::channel(settings.relays.clone());
+        let proofs = secrets.proof();
+        shared.gate.spawn(secrets.clone().follow());
+        let (enrolled, proven) = watch::channel(Vec::new());
+        shared.gate.spawn(secrets.clone().keep(proven));
         let now = Instant::now();
         let driver = Driver {
-            state: TunnelState::new(spec(&settings, own), Box::new(Signer(key)), now),
+            state: TunnelState::new(spec(&settings, own, &secrets), Box::new(Signer(key)), now),
             swarm,
             shared: shared.clone(),
             snapshots,
@@ -156,10 +175,11 @@ impl Tunnel {
             complaints: HashMap::new(),
             relays: settings.relays.iter().map(|relay| (relay.name(), relay.multiaddr())).collect(),
             settings,
+            enrolled,
             ran: now,
             dirty: true,
         };
-        let inbox = Inbox { frames, demands, lookups, found, relays, carried, ours, rings };
+        let inbox = Inbox { frames, demands, lookups, found, relays, carried, ours, rings, proofs };
         tokio::spawn(driver.run(inbox, shutdown));
         Ok(TunnelHandle { shared, demands: demands_in, relays: relays_in })
     }
@@ -176,7 +196,7 @@ fn targets(relays: &[RelayAddress], own: PeerId) -> Vec<RelayTarget> {
         .collect()
 }
 
-fn spec(settings: &TunnelSettings, own: PeerId) -> TunnelSpec {
+fn spec(settings: &TunnelSettings, own: PeerId, secrets: &Secrets) -> TunnelSpec {
     TunnelSpec {
         node: settings.node.clone(),
         peer: peer_text(&own),
@@ -186,6 +206,11 @@ fn spec(settings: &TunnelSettings, own: PeerId) -> TunnelSpec {
         relays: targets(&settings.relays, own),
         sequence: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         seed: fastrand::u64(..),
+        identity: IdentitySpec {
+            policy: secrets.policy,
+            proof: secrets.proof().borrow().clone(),
+            enrolled: secrets.files.enrolments(),
+        },
     }
 }
 
@@ -274,6 +299,7 @@ struct Inbox {
     carried: mpsc::Receiver<CarrierEvent>,
     ours: mpsc::Receiver<Diverted>,
     rings: mpsc::Receiver<Ring>,
+    proofs: watch::Receiver<Proof>,
 }
 
 /// A connection, with both its names.
@@ -325,6 +351,8 @@ struct Driver {
     complaints: HashMap<IpAddr, u32>,
     /// What the state calls the relays, with their addresses where no name must be looked up.
     relays: HashMap<String, Option<Multiaddr>>,
+    /// Proven names on their way to the disk.
+    enrolled: watch::Sender<Vec<Enrolment>>,
     /// When the state was last asked what time brings.
     ran: Instant,
     dirty: bool,
@@ -348,6 +376,10 @@ impl Driver {
                 Ok(()) = inbox.relays.changed() => {
                     let relays = inbox.relays.borrow_and_update().clone();
                     self.set_relays(relays);
+                }
+                Ok(()) = inbox.proofs.changed() => {
+                    let proof = inbox.proofs.borrow_and_update().clone();
+                    self.state.handle(Input::Proof(proof), Instant::now());
                 }
                 Some(demand) = inbox.demands.recv() => {
                     self.on_demand(demand);
@@ -423,6 +455,9 @@ impl Driver {
             self.dirty = true;
             self.publish_routes();
         }
+        if let Some(enrolled) = self.state.take_enrolments() {
+            self.enrolled.send_replace(enrolled);
+        }
         self.answer_waiting();
         if std::mem::take(&mut self.dirty) {
             self.publish_status();
@@ -453,6 +488,9 @@ impl Driver {
             Action::GaveUp { node, started } => self.give_up(&node, started, now),
             Action::Report(report) => {
                 self.dirty = true;
+                if let Report::NameConflict { reason, .. } = &report {
+                    self.shared.gate.refused.claim(*reason);
+                }
                 log(&report);
             }
         }
@@ -574,6 +612,7 @@ impl Driver {
             let node = self.state.node_of(&peer_text(&entry.peer)).cloned();
             if entry.counts.node.load().as_deref() != node.as_ref() {
                 entry.counts.node.store(node.map(Arc::new));
+                entry.counts.proven.notify_waiters();
             }
         }
     }
@@ -639,8 +678,9 @@ fn log(report: &Report) {
             reason => tracing::warn!(relay = %address, %reason, "relay is not usable"),
         },
         Report::PathChanged { node, from, to } => tracing::info!(%node, %from, %to, "path changed"),
-        Report::NameConflict { node, holder, refused } => {
-            tracing::warn!(%node, %holder, %refused, "two peers claim one node name; the second is refused");
+        Report::NameConflict { node, holder, refused, reason } => {
+            let holder = holder.as_ref().map(tracing::field::display);
+            tracing::warn!(%node, holder, %refused, %reason, "a node name is not believed: {}", reason.words());
         }
         Report::NotVouched { vouched } => {
             tracing::warn!(
@@ -669,6 +709,7 @@ mod tests {
             zone: None,
             sequence: 1,
             version: "test".into(),
+            proof: Proof::default(),
         };
         let body = record.encode().unwrap();
         let good = Signer(key.clone()).sign(body.clone());

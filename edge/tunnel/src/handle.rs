@@ -22,6 +22,7 @@ use crate::carrier::session::{MuxStream, PeerSession};
 use crate::circuit::server::Relay;
 use crate::circuit::{AcceptedCarrier, CircuitOffer, Taps};
 use crate::inbound::{Gate, header};
+use crate::secrets::Secrets;
 use crate::settings::{MAX_STREAMS_PER_PEER, RelayAddress};
 use crate::status::{Published, TunnelStatus};
 
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     /// The circuits of others, when this node relays.
     pub(crate) relay: Option<Relay>,
     pub(crate) taps: Taps,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) changes: watch::Sender<u64>,
 }
 
@@ -78,7 +80,7 @@ impl TunnelHandle {
     pub fn status(&self) -> TunnelStatus {
         let circuits = self.shared.relay.as_ref().map(Relay::status);
         let status = self.shared.status.load();
-        status.status(self.shared.peer_id.clone(), &self.shared.gate, circuits)
+        status.status(self.shared.peer_id.clone(), &self.shared.gate, &self.shared.secrets, circuits)
     }
 
     /// Ticks whenever the status changed, but for its counters.
@@ -153,8 +155,8 @@ impl TunnelHandle {
 
     async fn dial(self, target: Target, first: Bytes) -> Result<Connected, DialError> {
         let Hop::Node(node) = &target.hop else { return Err(DialError::Unreachable) };
-        let header =
-            header(target.protocol, target.backend, &target.service).ok_or(DialError::Unreachable)?;
+        let header = header(target.protocol, target.backend, &target.service, target.namespace.as_ref())
+            .ok_or(DialError::Unreachable)?;
         let mut stream = self.stream(node).await?;
         let path = stream.path();
         let exchange = async {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use edgemesh_api::Protocol;
+use edgemesh_api::{Name, Protocol};
 use edgemesh_mesh::ServiceId;
 use edgemesh_net::meet::{Answer, Duplex, Inbound, Refusal, Serve};
-use edgemesh_route::DialError;
-use edgemesh_tunnel_proto::{Answer as AnswerByte, HeaderError, MAX_HEADER, StreamHeader};
+use edgemesh_route::{DialError, RejectReason};
+use edgemesh_tunnel_proto::{Answer as AnswerByte, ClaimRefused, HeaderError, MAX_HEADER, StreamHeader};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::PeerId;
@@ -27,6 +27,10 @@ use crate::stream::PeerCounts;
 /// A header leaves in one flight with the stream; a peer that takes longer is not one of ours, or gone.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a stream waits for its peer's record, which leaves with the connection's first bytes: a round trip over a
+/// bad link.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long a peer may take to take a refusal.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -41,10 +45,24 @@ pub(crate) struct Refused {
     pub(crate) overloaded: AtomicU64,
     pub(crate) bad_record: AtomicU64,
     pub(crate) not_member: AtomicU64,
+    pub(crate) unproven: AtomicU64,
+    /// Claims of node names, by [`ClaimRefused`].
+    pub(crate) claims: [AtomicU64; ClaimRefused::ALL.len()],
+}
+
+impl Refused {
+    pub(crate) fn claim(&self, reason: ClaimRefused) {
+        let counter = ClaimRefused::ALL.iter().zip(&self.claims).find(|(known, _)| **known == reason);
+        if let Some((_, counter)) = counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Bounds and serves inbound streams.
 pub(crate) struct Gate {
+    /// Peers that speak for no node may open no stream.
+    proven_only: bool,
     serve: Arc<dyn Serve>,
     limits: TunnelLimits,
     open: AtomicU32,
@@ -64,8 +82,14 @@ impl Drop for Place {
 }
 
 impl Gate {
-    pub(crate) fn new(serve: Arc<dyn Serve>, limits: TunnelLimits, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(
+        serve: Arc<dyn Serve>,
+        limits: TunnelLimits,
+        proven_only: bool,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
+            proven_only,
             serve,
             limits,
             open: AtomicU32::new(0),
@@ -144,7 +168,12 @@ impl Gate {
             }
         };
         bytes.drain(..taken);
-        let node = counts.node.load_full().map(|node| (*node).clone());
+        let node = self.node_of(&counts).await;
+        if self.proven_only && node.is_none() {
+            self.refused.unproven.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%peer, "a peer without a proven name opens streams");
+            return refuse(stream, AnswerByte::NotAdmitted(RejectReason::PeerNotProven)).await;
+        }
         tracing::debug!(%peer, backend = %header.backend, protocol = %header.protocol, "stream from a peer");
         let inbound = Inbound {
             node,
@@ -152,9 +181,23 @@ impl Gate {
             path: stream.path(),
             protocol: header.protocol,
             backend: header.backend,
+            namespace: header.namespace,
             answer: Box::new(Waiting { stream, early: bytes }),
         };
         self.serve.serve(inbound).await;
+    }
+}
+
+impl Gate {
+    /// The node a peer speaks for. A stream may be here before the record that proves it.
+    async fn node_of(&self, counts: &PeerCounts) -> Option<Name> {
+        let told = counts.proven.notified();
+        let known = || counts.node.load_full().map(|node| (*node).clone());
+        if self.proven_only && known().is_none() {
+            // Without word in time there is nothing to wait for.
+            let _ = tokio::time::timeout(PROOF_TIMEOUT, told).await;
+        }
+        known()
     }
 }
 
@@ -267,8 +310,10 @@ pub(crate) fn header(
     protocol: Protocol,
     backend: std::net::SocketAddr,
     service: &ServiceId,
+    namespace: Option<&Name>,
 ) -> Option<Vec<u8>> {
-    StreamHeader { protocol, backend, service: service.clone() }.encode().ok()
+    let namespace = namespace.cloned();
+    StreamHeader { protocol, backend, service: service.clone(), namespace }.encode().ok()
 }
 
 #[cfg(test)]
@@ -279,7 +324,7 @@ mod tests {
     async fn headers_in_pieces() {
         let service = ServiceId::new("default", "web");
         let backend = "10.0.0.1:80".parse().unwrap();
-        let mut whole = header(Protocol::Tcp, backend, &service).unwrap();
+        let mut whole = header(Protocol::Tcp, backend, &service, Some(&"shop".into())).unwrap();
         let len = whole.len();
         whole.extend_from_slice(b"payload");
         for cut in 0..whole.len() {

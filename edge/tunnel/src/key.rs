@@ -4,13 +4,18 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use libp2p::identity::Keypair;
-use libp2p::pnet::PreSharedKey;
 use thiserror::Error;
+
+use crate::pnet::Psk;
 
 /// The key in Go EdgeMesh's published manifests: whoever reads them is in the network.
 const PUBLISHED_PSK: &str = "JugH9HP1XBouyO5pWGeZa8LtipDURrf17EJvUHcJGuQ=";
+
+/// Pre-shared keys at a time. Rotating takes two; each costs a failed handshake 20 bytes of cipher.
+const MAX_PSKS: usize = 4;
 
 /// No key file is longer; an RSA-4096 key has 2.4 KiB.
 const MAX_KEY_FILE: u64 = 8192;
@@ -50,7 +55,10 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// The file holds no pre-shared key.
-    #[error("{path} holds no pre-shared key: 32 bytes as hex, base64 or in the swarm.key format")]
+    #[error(
+        "{path} holds no pre-shared key: one to four, each 32 bytes as hex, base64 or in the swarm.key format; the \
+             first is dialled with, all are accepted"
+    )]
     Psk {
         /// The file.
         path: PathBuf,
@@ -81,21 +89,35 @@ pub(crate) fn node_key(path: &Path) -> Result<Keypair, KeyError> {
     }
 }
 
-/// Written under another name first: a crash leaves no half key, and two starts at once one whole one.
-fn make_node_key(path: &Path, key: &Keypair) -> io::Result<()> {
+/// Makes the directory too.
+pub(crate) fn make_node_key(path: &Path, key: &Keypair) -> io::Result<()> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
         DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
     }
-    let bytes = key.to_protobuf_encoding().map_err(io::Error::other)?;
-    let draft = path.with_extension(format!("new.{}", std::process::id()));
-    let _ = fs::remove_file(&draft);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::rename(&draft, path)
+    write_private(path, &key.to_protobuf_encoding().map_err(io::Error::other)?)
 }
 
-fn read_private(path: &Path) -> Result<Vec<u8>, KeyError> {
+/// Replaces a file that nobody else may read: by a rename, so that a crash leaves the old or the new one.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+    // Files that are written at one moment, as a key and its token, must not share a draft.
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".new.{}.{number}", std::process::id()));
+    let draft = PathBuf::from(name);
+    let _ = fs::remove_file(&draft);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    // The rename is on the disk when its directory is.
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, KeyError> {
     let failed = |source| KeyError::File { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(failed)?;
     let mode = metadata.permissions().mode() & 0o7777;
@@ -108,8 +130,8 @@ fn read_private(path: &Path) -> Result<Vec<u8>, KeyError> {
     fs::read(path).map_err(failed)
 }
 
-/// Reads the private network's key.
-pub(crate) fn pre_shared_key(path: &Path) -> Result<PreSharedKey, KeyError> {
+/// Reads the private network's keys: the first one is dialled with, all are accepted.
+pub(crate) fn pre_shared_keys(path: &Path) -> Result<Vec<Psk>, KeyError> {
     let bytes = match read_private(path) {
         Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Err(KeyError::PskMissing { path: path.to_owned() });
@@ -117,28 +139,32 @@ pub(crate) fn pre_shared_key(path: &Path) -> Result<PreSharedKey, KeyError> {
         other => other?,
     };
     let text = std::str::from_utf8(&bytes).map_err(|_| KeyError::Psk { path: path.to_owned() })?;
-    let key = parse_psk(text).ok_or_else(|| KeyError::Psk { path: path.to_owned() })?;
-    if Some(key) == base64_key(PUBLISHED_PSK) {
+    let keys = parse_psks(text).ok_or_else(|| KeyError::Psk { path: path.to_owned() })?;
+    if base64_key(PUBLISHED_PSK).is_some_and(|published| keys.contains(&published)) {
         return Err(KeyError::PublishedPsk { path: path.to_owned() });
     }
-    Ok(PreSharedKey::new(key))
+    Ok(keys)
 }
 
-fn parse_psk(text: &str) -> Option<[u8; 32]> {
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.next()?;
-    let key = if first == "/key/swarm/psk/1.0.0/" {
-        let encoding = lines.next()?;
-        let key = lines.next()?;
-        match encoding {
-            "/base16/" => hex_key(key),
-            "/base64/" => base64_key(key),
-            _ => None,
+/// One key or several, each a line of hex or base64 or in the `swarm.key` format.
+fn parse_psks(text: &str) -> Option<Vec<Psk>> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut keys: Vec<Psk> = Vec::new();
+    while let Some(line) = lines.next() {
+        let key = if line == "/key/swarm/psk/1.0.0/" {
+            match (lines.next()?, lines.next()?) {
+                ("/base16/", key) => hex_key(key),
+                ("/base64/", key) => base64_key(key),
+                _ => None,
+            }
+        } else {
+            hex_key(line).or_else(|| base64_key(line))
+        }?;
+        if !keys.contains(&key) {
+            keys.push(key);
         }
-    } else {
-        hex_key(first).or_else(|| base64_key(first))
-    };
-    key.filter(|_| lines.next().is_none())
+    }
+    (1..=MAX_PSKS).contains(&keys.len()).then_some(keys)
 }
 
 fn hex_key(text: &str) -> Option<[u8; 32]> {
@@ -188,12 +214,22 @@ mod tests {
             format!("/key/swarm/psk/1.0.0/\n/base16/\n{hex}\n"),
             format!("/key/swarm/psk/1.0.0/\n/base64/\n{base64}"),
         ] {
-            assert_eq!(parse_psk(&text), Some(key), "{text}");
+            assert_eq!(parse_psks(&text), Some(vec![key]), "{text}");
         }
+        let other = "ff".repeat(32);
+        for text in [
+            format!("{hex}\n{other}\n"),
+            format!("# the new one\n{hex}\n\n# the one before\n{other}\n{base64}"),
+            format!("/key/swarm/psk/1.0.0/\n/base16/\n{hex}\n/key/swarm/psk/1.0.0/\n/base16/\n{other}\n"),
+        ] {
+            assert_eq!(parse_psks(&text), Some(vec![key, [0xff; 32]]), "{text}");
+        }
+        let five: Vec<String> = (0..5).map(|byte| format!("{byte:02x}").repeat(32)).collect();
+        assert_eq!(parse_psks(&five.join("\n")), None);
         for text in
             ["", "00", "/key/swarm/psk/1.0.0/", &format!("{hex}00"), &format!("{hex}\nmore"), "Zürich"]
         {
-            assert_eq!(parse_psk(text), None, "{text}");
+            assert_eq!(parse_psks(text), None, "{text}");
         }
     }
 }

@@ -10,10 +10,13 @@ mod control;
 mod dials;
 mod driver;
 mod handle;
+pub mod identity;
 mod inbound;
 mod interfaces;
 mod key;
 mod mdns;
+mod pnet;
+mod secrets;
 mod settings;
 mod status;
 mod stream;
@@ -28,7 +31,9 @@ pub use circuit::{
 pub use driver::Tunnel;
 pub use handle::TunnelHandle;
 pub use key::KeyError;
-pub use settings::{RelayAddress, RelayAddressError, TunnelError, TunnelLimits, TunnelSettings};
+pub use settings::{
+    IdentitySettings, RelayAddress, RelayAddressError, TunnelError, TunnelLimits, TunnelSettings,
+};
 pub use status::{PeerStatus, RefusedCounts, TunnelStatus, UnreachableNode};
 
 /// Reads a multicast DNS packet as the tunnel does; any bytes are safe. Tells whether it says anything to a mesh.

@@ -3,11 +3,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use edgemesh_api::Name;
+use edgemesh_tunnel_proto::IdentityPolicy;
 use edgemesh_tunnel_proto::circuit::CircuitLimits;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 use thiserror::Error;
 
+use crate::identity::IdentityError;
 use crate::key::KeyError;
 use crate::transport::MAX_STREAMS;
 
@@ -46,8 +48,21 @@ pub struct TunnelSettings {
     pub mdns: bool,
     /// Further interfaces, by the beginning of their names, that are no LAN.
     pub skip_interfaces: Vec<String>,
+    /// Whose claims of node names are believed.
+    pub identity: IdentitySettings,
     /// Bounds.
     pub limits: TunnelLimits,
+}
+
+/// How peers prove their nodes' names.
+#[derive(Clone, Debug, Default)]
+pub struct IdentitySettings {
+    /// The policy; without one it is `require` where an authority is known, and `prefer` elsewhere.
+    pub policy: Option<IdentityPolicy>,
+    /// Public keys of the mesh's authorities; a file that is missing has none.
+    pub authority_file: Option<PathBuf>,
+    /// The authority's own key: with it this node pins the tokens of those who join to their keys.
+    pub authority_key_file: Option<PathBuf>,
 }
 
 impl TunnelSettings {
@@ -65,6 +80,7 @@ impl TunnelSettings {
             punch: true,
             mdns: true,
             skip_interfaces: Vec::new(),
+            identity: IdentitySettings::default(),
             limits: TunnelLimits::default(),
         }
     }
@@ -205,6 +221,9 @@ pub enum TunnelError {
     /// The node's key or the private network's key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A join token, or the authorities' keys.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// A listen address cannot be bound.
     #[error("the tunnel cannot listen on {address}: {source}")]
     Listen {

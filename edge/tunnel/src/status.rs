@@ -1,14 +1,16 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use edgemesh_tunnel_proto::session::CarrierId;
-use edgemesh_tunnel_proto::{Conflict, RelayView, UnreachableReason};
+use edgemesh_tunnel_proto::{ClaimRefused, Conflict, RelayView, UnreachableReason};
 use serde::Serialize;
 
 use crate::carrier::session::PeerSession;
 use crate::circuit::CircuitStatus;
 use crate::inbound::Gate;
+use crate::secrets::Secrets;
 use crate::stream::PeerCounts;
 
 /// The tunnel as an operator sees it.
@@ -24,8 +26,14 @@ pub struct TunnelStatus {
     pub peers: Vec<PeerStatus>,
     /// Nodes with endpoints that no connection leads to.
     pub unreachable: Vec<UnreachableNode>,
-    /// Nodes that two peers speak for.
+    /// Whose claims of node names are believed: `require`, `prefer` or `off`.
+    pub identity: &'static str,
+    /// Claims of node names that are not believed.
     pub conflicts: Vec<Conflict>,
+    /// Claims that were refused since the start, by reason.
+    pub refused_claims: BTreeMap<&'static str, u64>,
+    /// Files of keys and tokens whose newest content is not taken over.
+    pub problems: Vec<String>,
     /// What was refused since the start.
     pub refused: RefusedCounts,
     /// The circuits of others; `None` where this node does not relay.
@@ -110,6 +118,8 @@ pub struct RefusedCounts {
     pub bad_record: u64,
     /// Carriers of peers that do not have the private network's key.
     pub not_member: u64,
+    /// Streams of peers whose names are not proven.
+    pub unproven: u64,
 }
 
 /// The parts of the status that change by events; counters are read when it is asked for.
@@ -136,6 +146,7 @@ impl Published {
         &self,
         peer_id: String,
         gate: &Gate,
+        secrets: &Secrets,
         circuits: Option<CircuitStatus>,
     ) -> TunnelStatus {
         let refused = &gate.refused;
@@ -145,13 +156,22 @@ impl Published {
             relays: self.relays.clone(),
             peers: self.peers.iter().map(PublishedPeer::now).collect(),
             unreachable: self.unreachable.clone(),
+            identity: secrets.policy.as_str(),
             conflicts: self.conflicts.clone(),
+            refused_claims: ClaimRefused::ALL
+                .iter()
+                .zip(&refused.claims)
+                .map(|(reason, count)| (reason.as_str(), count.load(Ordering::Relaxed)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            problems: secrets.problems(),
             refused: RefusedCounts {
                 psk_mismatch: refused.psk_mismatch.load(Ordering::Relaxed),
                 malformed_header: refused.malformed_header.load(Ordering::Relaxed),
                 overloaded: refused.overloaded.load(Ordering::Relaxed),
                 bad_record: refused.bad_record.load(Ordering::Relaxed),
                 not_member: refused.not_member.load(Ordering::Relaxed),
+                unproven: refused.unproven.load(Ordering::Relaxed),
             },
             circuits,
         }

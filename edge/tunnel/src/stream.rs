@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use edgemesh_api::Name;
 use edgemesh_mesh::Path;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// What is counted for one peer, over all its connections.
@@ -13,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct PeerCounts {
     /// The node it speaks for, as far as it is proven.
     pub(crate) node: ArcSwapOption<Name>,
+    /// Wakes who waits for the proof.
+    pub(crate) proven: Notify,
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
     pub(crate) streams_in: AtomicU32,

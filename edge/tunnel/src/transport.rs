@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use edgemesh_net::socket::{self, canonical};
 use edgemesh_tunnel_proto::Failure;
 use edgemesh_tunnel_proto::circuit::{Kind, PREFACE, Sniff, sniff};
@@ -18,8 +19,8 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OrTransport, TransportError, TransportEvent};
 use libp2p::core::upgrade::Version;
+use libp2p::core::{ConnectedPoint, Endpoint};
 use libp2p::identity::Keypair;
-use libp2p::pnet::{PnetConfig, PreSharedKey};
 use libp2p::relay::client::transport::Error as CircuitError;
 use libp2p::relay::outbound::hop::{ConnectError, ReserveError};
 use libp2p::{Multiaddr, PeerId, Transport, noise, relay, tcp, yamux};
@@ -28,6 +29,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::circuit::LIVENESS;
+
+use crate::pnet::{self, Psk, Role};
 
 /// A TCP handshake that took longer is given up, and the next attempt sends a SYN at once: the kernel would double
 /// its pauses (1, 2, 4 s, RFC 6298) and find a healed link late.
@@ -212,11 +215,20 @@ impl Transport for Outgoing {
     }
 }
 
+/// Who speaks first. Of two that dial each other at one moment DCUtR makes one the listener.
+fn role_of(endpoint: &ConnectedPoint) -> Role {
+    match endpoint {
+        ConnectedPoint::Dialer { role_override: Endpoint::Dialer, .. } => Role::Dialler,
+        ConnectedPoint::Dialer { role_override: Endpoint::Listener, .. }
+        | ConnectedPoint::Listener { .. } => Role::Listener,
+    }
+}
+
 /// Builds the transport, and the relay client that belongs to it. While `outgoing` is set, listeners are those from
 /// whose port is dialled. Accepted connections that are not libp2p's go to `ours`.
 pub(crate) fn build(
     key: &Keypair,
-    psk: PreSharedKey,
+    psks: Arc<ArcSwap<Vec<Psk>>>,
     meters: &Meters,
     outgoing: Arc<AtomicBool>,
     ours: mpsc::Sender<Diverted>,
@@ -241,10 +253,11 @@ pub(crate) fn build(
         .map_err(|error| Stage::Connect(NoAnswer(error.to_string())))
         .and_then(move |inner, endpoint| {
             let meter = tcp_meters.of(endpoint.get_remote_address());
+            let psks = psks.load_full();
             async move {
                 // What was dialled, in either role, is libp2p's on both sides.
                 let inner = if endpoint.is_listener() { divert(inner, &ours).await? } else { inner };
-                let secured = PnetConfig::new(psk).handshake(Metered { inner, meter }).await;
+                let secured = pnet::handshake(Metered { inner, meter }, psks, role_of(&endpoint)).await;
                 secured.map_err(|error| Stage::Psk(error.to_string()))
             }
         })

@@ -139,7 +139,8 @@ fn of_value(kind: Kind, value: &Value) -> Result<Object, String> {
         | Object::Pod(_)
         | Object::Node(_)
         | Object::Namespace(_)
-        | Object::DestinationRule(_) => {}
+        | Object::DestinationRule(_)
+        | Object::TunnelPolicy(_) => {}
     }
     Ok(object)
 }
@@ -170,6 +171,7 @@ fn typed(
         Kind::HttpRoute => Object::HttpRoute(Deserialize::deserialize(from)?),
         Kind::TcpRoute => Object::TcpRoute(Deserialize::deserialize(from)?),
         Kind::TlsRoute => Object::TlsRoute(Deserialize::deserialize(from)?),
+        Kind::TunnelPolicy => Object::TunnelPolicy(Deserialize::deserialize(from)?),
         Kind::Secret => Object::Secret(Secret::deserialize(from)?.cut()),
     })
 }

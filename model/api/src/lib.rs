@@ -15,6 +15,7 @@ mod pod;
 mod secret;
 mod service;
 mod source;
+mod tunnel_policy;
 mod unknown;
 mod vocabulary;
 
@@ -38,6 +39,7 @@ pub use service::{
     ServiceSpec, ServiceStatus, SessionAffinityConfig,
 };
 pub use source::{Kind, Object, SourceEvent};
+pub use tunnel_policy::{TunnelAllow, TunnelPolicy, TunnelPolicySpec};
 pub use unknown::unknown_fields;
 
 /// Labels and annotations with a meaning to the mesh.

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DestinationRule, EndpointSlice, Endpoints, Gateway, GatewayClass, HttpRoute, IstioGateway, Name,
-    Namespace, Node, ObjectKey, ObjectMeta, Pod, Secret, Service, TcpRoute, TlsRoute, VirtualService,
+    Namespace, Node, ObjectKey, ObjectMeta, Pod, Secret, Service, TcpRoute, TlsRoute, TunnelPolicy,
+    VirtualService,
 };
 
 /// What a source tells. A listing is `Reset, Upsert…, Synced`: objects that were known before the `Reset` and not
@@ -56,16 +57,19 @@ pub enum Kind {
     #[serde(rename = "TLSRoute")]
     TlsRoute,
     Secret,
+    TunnelPolicy,
 }
 
 /// Group of Istio's kinds.
 const ISTIO: &str = "networking.istio.io";
 /// Group of the Gateway API's kinds.
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
+/// Group of the mesh's own kinds.
+const EDGEMESH: &str = "edgemesh.kubeedge.io";
 
 impl Kind {
     /// Every kind, in the order in which listings are written.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Namespace,
         Self::Node,
         Self::Service,
@@ -73,6 +77,7 @@ impl Kind {
         Self::Endpoints,
         Self::Pod,
         Self::DestinationRule,
+        Self::TunnelPolicy,
         Self::VirtualService,
         Self::IstioGateway,
         Self::GatewayClass,
@@ -85,13 +90,14 @@ impl Kind {
 
     /// Kinds that a node's agent needs of an API server. Pods are not among them: slices say where they are, and a
     /// cluster has many more Pods than a node has neighbours.
-    pub const AGENT: [Self; 6] = [
+    pub const AGENT: [Self; 7] = [
         Self::Namespace,
         Self::Node,
         Self::Service,
         Self::EndpointSlice,
         Self::Endpoints,
         Self::DestinationRule,
+        Self::TunnelPolicy,
     ];
 
     /// Kinds that a gateway needs besides.
@@ -124,6 +130,7 @@ impl Kind {
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
             Self::Secret => "Secret",
+            Self::TunnelPolicy => "TunnelPolicy",
         }
     }
 
@@ -132,6 +139,7 @@ impl Kind {
         match self {
             Self::Service | Self::Endpoints | Self::Pod | Self::Node | Self::Namespace | Self::Secret => "",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::TunnelPolicy => EDGEMESH,
             Self::DestinationRule | Self::VirtualService | Self::IstioGateway => ISTIO,
             Self::GatewayClass | Self::Gateway | Self::HttpRoute | Self::TcpRoute | Self::TlsRoute => {
                 GATEWAY_API
@@ -194,6 +202,7 @@ pub enum Object {
     #[serde(rename = "TLSRoute")]
     TlsRoute(TlsRoute),
     Secret(Secret),
+    TunnelPolicy(TunnelPolicy),
 }
 
 impl Object {
@@ -215,6 +224,7 @@ impl Object {
             Self::TcpRoute(_) => Kind::TcpRoute,
             Self::TlsRoute(_) => Kind::TlsRoute,
             Self::Secret(_) => Kind::Secret,
+            Self::TunnelPolicy(_) => Kind::TunnelPolicy,
         }
     }
 
@@ -236,6 +246,7 @@ impl Object {
             Self::TcpRoute(object) => &object.metadata,
             Self::TlsRoute(object) => &object.metadata,
             Self::Secret(object) => &object.metadata,
+            Self::TunnelPolicy(object) => &object.metadata,
         }
     }
 
@@ -257,6 +268,7 @@ impl Object {
             Self::TcpRoute(object) => &mut object.metadata,
             Self::TlsRoute(object) => &mut object.metadata,
             Self::Secret(object) => &mut object.metadata,
+            Self::TunnelPolicy(object) => &mut object.metadata,
         }
     }
 

@@ -31,8 +31,8 @@ pub use problem::{Cause, Problem, Severity};
 pub use raw::Raw;
 pub use resolve::{Environment, Resolved, resolve};
 pub use settings::{
-    AccessLog, CniSettings, DeviceSettings, DnsSettings, GatewaySettings, KernelBackend, KernelPath,
-    LogSettings, ProcessSettings, ProxySettings, Role, ServiceFilter, Settings, SourceSettings,
+    AccessLog, CniSettings, DeviceSettings, DnsSettings, GatewaySettings, IdentityMode, KernelBackend,
+    KernelPath, LogSettings, ProcessSettings, ProxySettings, Role, ServiceFilter, Settings, SourceSettings,
     TunnelSettings,
 };
 pub use show::{Changes, changes, default_config, min_config, show};

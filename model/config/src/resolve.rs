@@ -7,9 +7,9 @@ use crate::address;
 use crate::problem::{Cause, Problem};
 use crate::raw::Raw;
 use crate::settings::{
-    AccessLog, CniSettings, DeviceSettings, DnsSettings, Effective, GatewaySettings, KernelBackend,
-    KernelPath, LogSettings, ProcessSettings, ProxySettings, Role, ServiceFilter, Settings, SourceSettings,
-    TunnelSettings,
+    AccessLog, CniSettings, DeviceSettings, DnsSettings, Effective, GatewaySettings, IdentityMode,
+    KernelBackend, KernelPath, LogSettings, ProcessSettings, ProxySettings, Role, ServiceFilter, Settings,
+    SourceSettings, TunnelSettings,
 };
 use crate::table;
 use crate::value::{RelayNode, Value};
@@ -393,6 +393,14 @@ fn tunnel(
         is_relay: own.count() > 0,
         relays,
         psk_file: effective.file("modules.edgeTunnel.psk.path"),
+        identity: match effective.text("modules.edgeTunnel.identity.policy") {
+            "require" => IdentityMode::Require,
+            "prefer" => IdentityMode::Prefer,
+            "off" => IdentityMode::Off,
+            _ => IdentityMode::Auto,
+        },
+        authority_file: effective.file("modules.edgeTunnel.identity.authorityFile"),
+        authority_key_file: effective.file("modules.edgeTunnel.identity.authorityKeyFile"),
         mdns: effective.flag("modules.edgeTunnel.mdns"),
         metrics: effective
             .flag("modules.edgeTunnel.metricConfig.enable")

@@ -266,6 +266,20 @@ pub struct ProxySettings {
     pub udp_idle: Duration,
 }
 
+/// Whose claims of node names the tunnel believes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdentityMode {
+    /// `Require` where an authority is known, `Prefer` elsewhere.
+    #[default]
+    Auto,
+    /// Who proves them by a join token or is named by the Node object.
+    Require,
+    /// Those, and who comes first where nobody proves the name.
+    Prefer,
+    /// Who comes first.
+    Off,
+}
+
 /// The tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelSettings {
@@ -285,6 +299,12 @@ pub struct TunnelSettings {
     pub is_relay: bool,
     /// The private network's key.
     pub psk_file: PathBuf,
+    /// Whose claims of node names are believed.
+    pub identity: IdentityMode,
+    /// Public keys of the mesh's authorities.
+    pub authority_file: PathBuf,
+    /// The authority's own key, where this node has it.
+    pub authority_key_file: PathBuf,
     /// Whether peers are looked for in the LAN.
     pub mdns: bool,
     /// The port of metrics on all interfaces.

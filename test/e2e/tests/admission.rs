@@ -131,3 +131,70 @@ fn readiness_decides_at_the_time_of_asking() {
     agent.until("backends here", |status| status["metadata"]["backends_here"] != 0);
     assert_eq!(ask(), serde_json::json!(["connected"]));
 }
+
+/// A TunnelPolicy closes a Service to all nodes but those it names, as soon as it is there.
+#[test]
+fn a_tunnel_policy_says_which_nodes_reach_a_service() {
+    let lab = lab("policy");
+    let agent = lab.agent("n1", &[]);
+    let state = lab.state("n3");
+    std::fs::create_dir_all(&state).expect("the laboratory's folder is ours");
+    let (psk, state) = (lab.psk().display().to_string(), state.display().to_string());
+    let ask =
+        || lab.probe("n3", &["rogue", "n1", &psk, &state, "1", "172.17.0.3:8080"])["172.17.0.3:8080"].clone();
+    let policy = |allow: &str| {
+        let text = format!(
+            "apiVersion: edgemesh.kubeedge.io/v1alpha1\nkind: TunnelPolicy\nmetadata: {{name: near}}\n\
+             spec: {{allow: {allow}}}\n"
+        );
+        let before = agent.status()["metadata"]["generation"].clone();
+        let file = lab.manifests().join("policy.yaml");
+        let new = file.with_extension("new");
+        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file)).expect("an atomic change");
+        agent.until("the policy is taken over", |status| status["metadata"]["generation"] != before);
+    };
+    assert_eq!(ask(), serde_json::json!(["connected"]));
+    policy("[{nodes: [n2]}]");
+    assert_eq!(ask(), serde_json::json!(["not_admitted"]));
+    assert_eq!(agent.logged(&["WARN", "refused a peer", "reason=not_allowed"]), 1);
+    policy("[{nodes: [n2]}, {nodes: [rogue]}]");
+    assert_eq!(ask(), serde_json::json!(["connected"]));
+    // Whoever tells no namespace is in none.
+    policy("[{nodes: [rogue], namespaces: [default]}]");
+    assert_eq!(ask(), serde_json::json!(["not_admitted"]));
+}
+
+/// With an authority's public key a node asks for proofs; tokens are made and taken by the commands of the handbook.
+#[test]
+fn a_node_joins_by_a_token() {
+    let lab = lab("token");
+    let folder = lab.folder().to_owned();
+    let edgemesh = |words: &[&str]| {
+        let output = std::process::Command::new(program("edgemesh")).args(words).output().expect("it runs");
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    };
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (key, public) = (path("authority.key"), path("authority.pub"));
+    let line = edgemesh(&["token", "authority", &key]);
+    std::fs::write(&public, line).expect("the laboratory's folder is ours");
+    let token = |node: &str| edgemesh(&["token", "create", "--authority", &key, "--node", node]);
+    let state = |node: &str| {
+        let state = lab.state(node);
+        std::fs::create_dir_all(&state).expect("the laboratory's folder is ours");
+        state.display().to_string()
+    };
+    let (first, second) = (state("n1"), state("n2"));
+    edgemesh(&["join", &token("n1"), "--state-dir", &first]);
+    let flags = ["--authority-file", &public, "--no-mdns", "--relay", "10.1.0.11:20006"];
+    let n1 = lab.agent("n1", &flags[..3]);
+    let n2 = lab.agent("n2", &flags);
+    let refused = n1.until("the claim is refused", |status| !status["tunnel"]["conflicts"][0].is_null());
+    assert_eq!(refused["tunnel"]["conflicts"][0]["reason"], "unproven");
+    assert_eq!(refused["tunnel"]["identity"], "require");
+    // A running agent takes the token.
+    edgemesh(&["join", &token("n2"), "--state-dir", &second]);
+    n1.until("it is believed", |status| status["tunnel"]["peers"][0]["node"] == "n2");
+    n2.until("both are", |status| status["tunnel"]["peers"][0]["node"] == "n1");
+    assert_eq!(n1.status()["tunnel"]["conflicts"], serde_json::json!([]));
+}

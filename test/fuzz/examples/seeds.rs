@@ -5,10 +5,10 @@ use std::path::Path;
 
 use bytes::Bytes;
 use edgemesh_api::{ObjectKey, Protocol};
-use edgemesh_tunnel_proto::session::{self, ResetReason, StreamId};
 use edgemesh_tunnel_proto::circuit::{CircuitAnswer, Greeting, Kind, Op, Request, Token};
+use edgemesh_tunnel_proto::session::{self, ResetReason, StreamId};
 use edgemesh_tunnel_proto::{
-    Address, Frame, PeerId, PeerRecord, SignedRecord, StreamHeader, datagram_prefix,
+    Address, Frame, PeerId, PeerRecord, Proof, SignedRecord, StreamHeader, datagram_prefix,
 };
 
 fn main() {
@@ -18,6 +18,7 @@ fn main() {
                 protocol,
                 backend: backend.parse().expect("an address"),
                 service: ObjectKey::new("default", "shop"),
+                namespace: None,
             };
             let mut bytes = header.encode().expect("within the bounds");
             bytes.extend(datagram_prefix(5).expect("short"));
@@ -37,6 +38,7 @@ fn main() {
         zone: Some("lan-a".into()),
         sequence: 7,
         version: "0.1.0".into(),
+        proof: Proof::default(),
     };
     let encoded = record.encode().expect("within the bounds");
     save("record", "full", &encoded);

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
 use edgemesh_admin::{Admin, HealthPorts, Metrics};
 use edgemesh_api::{Kind, Name};
-use edgemesh_config::Role;
+use edgemesh_config::{IdentityMode, Role};
 use edgemesh_dns::{DnsServer, DnsSettings, ListenAddress, UpstreamSource};
 use edgemesh_intercept::Interceptor;
 use edgemesh_mesh::{MeshSnapshot, PathSnapshot};
@@ -19,7 +19,8 @@ use edgemesh_net::meet::{Connect, Connected};
 use edgemesh_proxy::{Proxy, ProxyDeps, ProxySettings, Remote};
 use edgemesh_resolver::ResolverSettings;
 use edgemesh_route::{DialError, Router, Target};
-use edgemesh_tunnel::{RelayAddress, Tunnel, TunnelHandle, TunnelSettings};
+use edgemesh_tunnel::{IdentitySettings, RelayAddress, Tunnel, TunnelHandle, TunnelSettings};
+use edgemesh_tunnel_proto::IdentityPolicy;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -230,6 +231,16 @@ fn start_tunnel(
     tunnel.relays = relays;
     tunnel.relay = flags.relay;
     tunnel.mdns = flags.mdns;
+    tunnel.identity = IdentitySettings {
+        policy: match flags.identity {
+            IdentityMode::Auto => None,
+            IdentityMode::Require => Some(IdentityPolicy::Require),
+            IdentityMode::Prefer => Some(IdentityPolicy::Prefer),
+            IdentityMode::Off => Some(IdentityPolicy::Off),
+        },
+        authority_file: Some(flags.authority_file.clone()),
+        authority_key_file: flags.authority_key_file.clone(),
+    };
     tunnel.skip_interfaces.clone_from(&flags.skip_interfaces);
     if !flags.listen.is_empty() {
         tunnel.listen.clone_from(&flags.listen);

@@ -114,12 +114,20 @@ fn tunnel_alarms(tunnel: &TunnelStatus) -> Vec<String> {
         .conflicts
         .iter()
         .map(|conflict| {
+            let holder = match &conflict.holder {
+                Some(holder) => format!("{holder} is"),
+                None => "nobody is".to_owned(),
+            };
             format!(
-                "two peers speak for node {}: {} is believed, {} is refused (one of them has a copied or a wrong name)",
-                conflict.node, conflict.holder, conflict.refused
+                "node {}: {} is not believed to speak for it ({}), {holder}: {}",
+                conflict.node,
+                conflict.refused,
+                conflict.reason.as_str(),
+                conflict.words
             )
         })
         .collect();
+    alarms.extend(tunnel.problems.iter().map(|problem| format!("tunnel: {problem}")));
     alarms.extend(tunnel.relays.iter().filter_map(|relay| {
         // A relay that is being tried for the first time, or is this node, is nothing to look at.
         let reason =
@@ -273,6 +281,16 @@ impl Figures for FigureBoard {
                 ),
                 counter("refused_overload", "Tunnel streams beyond the bounds", status.refused.overloaded),
                 counter("refused_records", "Peer records that did not verify", status.refused.bad_record),
+                counter(
+                    "refused_unproven",
+                    "Tunnel streams of peers whose names are not proven",
+                    status.refused.unproven,
+                ),
+                counter(
+                    "refused_claims",
+                    "Claims of node names that were not believed; the status has them by reason",
+                    status.refused_claims.values().sum::<u64>(),
+                ),
             ]);
         }
         if let Some(dns) = &parts.dns {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use edgemesh_admin::AccessLog;
-use edgemesh_config::{KernelBackend, KernelPath};
+use edgemesh_config::{IdentityMode, KernelBackend, KernelPath};
 use edgemesh_mesh::{MeshOptions, ServiceFilter};
 use edgemesh_metadata::ApiAccess;
 use edgemesh_reflector::Consistency;
@@ -17,8 +17,11 @@ use lexopt::{Arg, ValueExt as _};
 
 use super::{
     AgentSettings, DEFAULT_ADMIN_SOCKET, DEFAULT_DEVICE, DEFAULT_DNS_V4, DEFAULT_DNS_V6, DEFAULT_METRICS,
-    DEFAULT_PROXY_PORT, DEFAULT_TUNNEL_PORT, DnsFlags, ProxyFlags, SourceChoice, TunnelFlags, access, file,
+    DEFAULT_PROXY_PORT, DEFAULT_STATE_DIR, DEFAULT_TUNNEL_PORT, DnsFlags, ProxyFlags, SourceChoice,
+    TunnelFlags, access, file,
 };
+
+use crate::identity::DEFAULT_AUTHORITY;
 
 pub(crate) const AGENT_HELP: &str = "\
 edgemesh agent: DNS, interception, proxy and tunnel of one node
@@ -34,6 +37,10 @@ edgemesh agent: DNS, interception, proxy and tunnel of one node
   --role relay             also relay for other nodes; without --manifests the agent only relays
   --relay ADDR             a relay: IP:PORT or a multiaddr, repeatable; /p2p/ID at its end pins the relay's identity
   --psk-file FILE          the private-network key (default /etc/edgemesh/psk; make one with `edgemesh psk FILE`)
+  --identity POLICY        whose claims of node names are believed: auto (default: require where the authority file
+                           names one, prefer elsewhere), require, prefer, off (docs/security.md)
+  --authority-file FILE    public keys of the mesh's authorities (default /etc/edgemesh/authority.pub)
+  --authority-key-file FILE  the authority's key: this node pins the tokens of nodes that join to their keys
   --state-dir DIR          the node's key and the journal (default /var/lib/edgemesh)
   --listen ADDR            tunnel address, repeatable (default 0.0.0.0:20006 and [::]:20006)
   --advertise ADDR         address at which other nodes reach the tunnel, repeatable (default: the node's own)
@@ -125,6 +132,9 @@ struct Raw {
     relay_role: bool,
     relays: Vec<String>,
     psk_file: Option<PathBuf>,
+    identity: Option<IdentityMode>,
+    authority_file: Option<PathBuf>,
+    authority_key_file: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     listen: Vec<SocketAddr>,
     advertise: Vec<SocketAddr>,
@@ -181,6 +191,17 @@ impl Raw {
                 self.relays.push(text);
             }
             "psk-file" => self.psk_file = Some(PathBuf::from(parser.value()?)),
+            "identity" => {
+                self.identity = Some(match parser.value()?.string()?.as_str() {
+                    "auto" => IdentityMode::Auto,
+                    "require" => IdentityMode::Require,
+                    "prefer" => IdentityMode::Prefer,
+                    "off" => IdentityMode::Off,
+                    other => bail!("{other:?} is none of auto, require, prefer, off"),
+                });
+            }
+            "authority-file" => self.authority_file = Some(PathBuf::from(parser.value()?)),
+            "authority-key-file" => self.authority_key_file = Some(PathBuf::from(parser.value()?)),
             "state-dir" => self.state_dir = Some(PathBuf::from(parser.value()?)),
             "listen" => self.listen.push(socket_addr(&parser.value()?.string()?, DEFAULT_TUNNEL_PORT)?),
             "advertise" => self.advertise.push(socket_addr(&parser.value()?.string()?, DEFAULT_TUNNEL_PORT)?),
@@ -350,6 +371,11 @@ impl Raw {
             if let Some(path) = self.psk_file {
                 tunnel.psk_file = path;
             }
+            tunnel.identity = self.identity.unwrap_or(tunnel.identity);
+            if let Some(path) = self.authority_file {
+                tunnel.authority_file = path;
+            }
+            tunnel.authority_key_file = self.authority_key_file.or(tunnel.authority_key_file.take());
             if !self.listen.is_empty() {
                 tunnel.listen = self.listen;
             }
@@ -405,11 +431,14 @@ fn defaults(node_name: &str) -> AgentSettings {
         mesh: MeshOptions::default(),
         file: None,
         unserved: Vec::new(),
-        state_dir: PathBuf::from("/var/lib/edgemesh"),
+        state_dir: PathBuf::from(DEFAULT_STATE_DIR),
         tunnel: Some(TunnelFlags {
             relay: false,
             relays: Vec::new(),
             psk_file: PathBuf::from("/etc/edgemesh/psk"),
+            identity: IdentityMode::Auto,
+            authority_file: PathBuf::from(DEFAULT_AUTHORITY),
+            authority_key_file: None,
             listen: Vec::new(),
             advertise: Vec::new(),
             mdns: true,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use edgemesh_admin::AccessLog;
-use edgemesh_config::{KernelBackend, KernelPath};
+use edgemesh_config::{IdentityMode, KernelBackend, KernelPath};
 use edgemesh_mesh::MeshOptions;
 use edgemesh_metadata::ApiAccess;
 use edgemesh_reflector::Consistency;
@@ -20,6 +20,8 @@ pub(crate) use flags::{AGENT_HELP, parse_agent, skip_klog};
 
 /// Where status, explain and rules look for the agent.
 pub(crate) const DEFAULT_ADMIN_SOCKET: &str = "/run/edgemesh/agent.sock";
+/// The node's key and the journal.
+pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/edgemesh";
 /// The device that carries the agent's own addresses; Go EdgeMesh's name (commonConfig.bridgeDeviceName).
 pub(crate) const DEFAULT_DEVICE: &str = "edgemesh0";
 /// Where pods find their DNS server; Go EdgeMesh's address (commonConfig.bridgeDeviceIP).
@@ -98,6 +100,10 @@ pub(crate) struct TunnelFlags {
     pub(crate) relay: bool,
     pub(crate) relays: Vec<String>,
     pub(crate) psk_file: PathBuf,
+    pub(crate) identity: IdentityMode,
+    pub(crate) authority_file: PathBuf,
+    /// The authority's own key, where this node pins the tokens of those who join.
+    pub(crate) authority_key_file: Option<PathBuf>,
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) advertise: Vec<SocketAddr>,
     pub(crate) mdns: bool,

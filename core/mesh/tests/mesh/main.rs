@@ -11,3 +11,4 @@ mod outer;
 mod pods;
 mod rules;
 mod services;
+mod tunnel_policies;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use edgemesh_mesh::Path;
 use edgemesh_tunnel_proto::{
-    Action, Address, ConnId, DialId, DialTo, Failure, Frame, Input, LinkKind, PeerId, PeerRecord,
-    RelayTarget, Report, Sign, SignedRecord, TunnelSpec, TunnelState,
+    Action, Address, ConnId, DialId, DialTo, Failure, Frame, IdentitySpec, Input, LinkKind, PeerId,
+    PeerRecord, RelayTarget, Report, Sign, SignedRecord, TunnelSpec, TunnelState,
 };
 
 /// One way; a decent line between two LANs.
@@ -99,6 +99,7 @@ impl Sim {
             relays: targets.collect(),
             sequence: 1,
             seed: index as u64,
+            identity: IdentitySpec::default(),
         };
         let mut state = TunnelState::new(spec, Box::new(NoKey), self.now);
         state.handle(Input::Listening { addresses: vec![address.clone()] }, self.now);
@@ -303,8 +304,8 @@ impl Sim {
                 }
                 let input = match frame.clone() {
                     Frame::Record(signed) => {
-                        let record = PeerRecord::decode(&signed.body).unwrap();
-                        Input::Record { conn, record, signed }
+                        let record = Box::new(PeerRecord::decode(&signed.body).unwrap());
+                        Input::Record { conn, record, signed, claim: Box::default() }
                     }
                     frame => Input::Frame { conn, frame },
                 };

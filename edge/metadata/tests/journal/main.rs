@@ -30,6 +30,8 @@ const EVERY_KIND: &str = r#"
 ---
 {apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: NAME}, spec: {host: h, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}}}
 ---
+{apiVersion: edgemesh.kubeedge.io/v1alpha1, kind: TunnelPolicy, metadata: {name: NAME}, spec: {services: [a], allow: [{nodes: [n1], namespaces: [x]}]}}
+---
 {apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: NAME}, spec: {colour: blue, servers: [{port: {number: 80, protocol: HTTP}, hosts: [a]}]}}
 ---
 {apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: NAME}, spec: {hosts: [a], http: [{match: [{uri: {prefix: /}}], route: [{destination: {host: h}}]}]}}

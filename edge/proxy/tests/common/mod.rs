@@ -276,6 +276,7 @@ pub(crate) async fn call(remote: Remote, target: Target, first: Bytes) -> Result
         path: Path::Lan,
         protocol: target.protocol,
         backend: target.backend,
+        namespace: target.namespace,
         answer: Box::new(Told { verdict, far }),
     };
     tokio::spawn(remote.serve(inbound));

@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use edgemesh_mesh::Path;
 use edgemesh_tunnel_proto::circuit::Kind;
 use edgemesh_tunnel_proto::session::CarrierId;
 use edgemesh_tunnel_proto::{AttemptId, CarryId, Failure, Way};
 use libp2p::identity::Keypair;
-use libp2p::pnet::PreSharedKey;
 use libp2p::{PeerId, Stream};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -30,6 +30,7 @@ use self::hello::{Hello, exchange};
 use self::session::PeerSession;
 use self::tls::{PROOF, Tls};
 use crate::inbound::Gate;
+use crate::pnet::Psk;
 use crate::stream::PeerCounts;
 
 /// Everything from the first packet to the greeting: four round trips of a bad link.
@@ -107,13 +108,13 @@ struct Made<P> {
 impl Carriers {
     pub(crate) fn new(
         key: &Keypair,
-        psk: &PreSharedKey,
+        psks: Arc<ArcSwap<Vec<Psk>>>,
         gate: Arc<Gate>,
         counts: impl Fn(PeerId) -> Arc<PeerCounts> + Send + Sync + 'static,
         events: mpsc::Sender<CarrierEvent>,
     ) -> Result<Arc<Self>, rustls::Error> {
         Ok(Arc::new(Self {
-            tls: Tls::new(key, psk)?,
+            tls: Tls::new(key, psks)?,
             own: key.public().to_peer_id().to_base58(),
             epoch: fastrand::u64(..),
             gate,
@@ -370,7 +371,8 @@ impl Carriers {
         };
         let material = material.map_err(|error| CarryError::Handshake(io::Error::other(error)))?;
         let peer = peer.ok_or(CarryError::WrongPeer)?;
-        let own = Hello { epoch: self.epoch, proof: self.tls.prove(&material, dialler) };
+        let proof = self.tls.prove(&material, dialler).ok_or(CarryError::NotMember)?;
+        let own = Hello { epoch: self.epoch, proof };
         let hello = exchange(&mut stream, own).await.map_err(CarryError::Handshake)?;
         if !self.tls.proven(&material, !dialler, &hello.proof) {
             return Err(CarryError::NotMember);

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use libp2p::PeerId;
 use libp2p::identity::{Keypair, PublicKey, ed25519};
-use libp2p::pnet::PreSharedKey;
 use ring::hmac;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
@@ -23,6 +23,8 @@ use rustls::{
     CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
     ServerConfig, SignatureScheme, version,
 };
+
+use crate::pnet::Psk;
 
 /// What the two ends speak; a TLS end of something else is told apart by it.
 const ALPN: &[u8] = b"edgemesh/1";
@@ -44,12 +46,13 @@ pub(crate) const PROOF: usize = 32;
 pub(crate) struct Tls {
     pub(crate) client: Arc<ClientConfig>,
     pub(crate) server: Arc<ServerConfig>,
-    member: hmac::Key,
+    /// The first is used, each is believed: keys are changed without an outage.
+    psks: Arc<ArcSwap<Vec<Psk>>>,
 }
 
 impl Tls {
     /// Builds both roles from the node's key and the private network's.
-    pub(crate) fn new(key: &Keypair, psk: &PreSharedKey) -> Result<Self, Error> {
+    pub(crate) fn new(key: &Keypair, psks: Arc<ArcSwap<Vec<Psk>>>) -> Result<Self, Error> {
         let ed25519 = key.clone().try_into_ed25519().map_err(|error| Error::General(error.to_string()))?;
         let provider = Arc::new(crypto());
         let certified = Arc::new(certified(&ed25519, &provider)?);
@@ -74,22 +77,23 @@ impl Tls {
         server.alpn_protocols = vec![ALPN.to_vec()];
         server.send_tls13_tickets = 0;
 
-        let member = hmac::Key::new(hmac::HMAC_SHA256, psk.to_key_file().as_bytes());
-        Ok(Self { client: Arc::new(client), server: Arc::new(server), member })
+        Ok(Self { client: Arc::new(client), server: Arc::new(server), psks })
     }
 
     /// Proves membership at one end of a connection; the two ends prove different things, so that neither can send
-    /// the other's proof back.
-    pub(crate) fn prove(&self, material: &[u8; PROOF], dialler: bool) -> [u8; PROOF] {
-        let tag = hmac::sign(&self.member, &message(material, dialler));
-        let mut proof = [0; PROOF];
-        proof.copy_from_slice(tag.as_ref());
-        proof
+    /// the other's proof back. `None` without a key.
+    pub(crate) fn prove(&self, material: &[u8; PROOF], dialler: bool) -> Option<[u8; PROOF]> {
+        let psks = self.psks.load();
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, psks.first()?), &message(material, dialler));
+        tag.as_ref().try_into().ok()
     }
 
     /// Whether the other end proved membership.
     pub(crate) fn proven(&self, material: &[u8; PROOF], dialler: bool, proof: &[u8; PROOF]) -> bool {
-        hmac::verify(&self.member, &message(material, dialler), proof).is_ok()
+        let message = message(material, dialler);
+        let believed =
+            |psk: &Psk| hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, psk), &message, proof).is_ok();
+        self.psks.load().iter().any(believed)
     }
 }
 

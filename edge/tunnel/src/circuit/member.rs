@@ -1,17 +1,20 @@
 //! The proof that a peer is who it says and belongs to the private network.
 
 use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use edgemesh_tunnel_proto::PeerId;
 use edgemesh_tunnel_proto::circuit::{
     CIRCUIT_KEY_DOMAIN, MAC_LEN, Nonce, Op, Request, RequestError, Status, Token,
 };
 use libp2p::identity::{Keypair, PublicKey};
-use libp2p::pnet::PreSharedKey;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::key::{KeyError, node_key, pre_shared_key};
+use crate::key::{KeyError, node_key, pre_shared_keys};
+use crate::pnet::Psk;
 use crate::text::peer_text;
 
 /// A peer with its key and the private network's: what proves a request, and what checks one.
@@ -19,25 +22,19 @@ use crate::text::peer_text;
 pub struct Member {
     key: Keypair,
     peer: PeerId,
-    network: hmac::Key,
+    /// The first is used, each is believed: keys are changed without an outage.
+    psks: Arc<ArcSwap<Vec<Psk>>>,
 }
 
 impl Member {
     /// From the files the tunnel starts from.
     pub fn load(key_file: &Path, psk_file: &Path) -> Result<Self, KeyError> {
-        Ok(Self::new(node_key(key_file)?, pre_shared_key(psk_file)?))
+        let psks = pre_shared_keys(psk_file)?;
+        Ok(Self::new(node_key(key_file)?, Arc::new(ArcSwap::from_pointee(psks))))
     }
 
-    pub(crate) fn new(key: Keypair, psk: PreSharedKey) -> Self {
-        // The text is the one form in which libp2p gives the key out. Derived, so that no code of ours tells anything
-        // of the key that libp2p encrypts with.
-        let psk = hmac::Key::new(hmac::HMAC_SHA256, psk.to_key_file().as_bytes());
-        let derived = hmac::sign(&psk, CIRCUIT_KEY_DOMAIN);
-        Self {
-            peer: peer_text(&key.public().to_peer_id()),
-            key,
-            network: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
-        }
+    pub(crate) fn new(key: Keypair, psks: Arc<ArcSwap<Vec<Psk>>>) -> Self {
+        Self { peer: peer_text(&key.public().to_peer_id()), key, psks }
     }
 
     /// The own identity.
@@ -56,7 +53,9 @@ impl Member {
         };
         let signature = self.key.sign(&request.signed(nonce, relay)?).map_err(|_| RequestError::Field)?;
         request.signature = signature.into();
-        let code = hmac::sign(&self.network, &request.authenticated(nonce, relay)?);
+        let psks = self.psks.load();
+        let psk = psks.first().ok_or(RequestError::Field)?;
+        let code = hmac::sign(&network(psk), &request.authenticated(nonce, relay)?);
         request.mac.copy_from_slice(code.as_ref());
         request.encode()
     }
@@ -65,7 +64,10 @@ impl Member {
     /// keeps out costs no signature.
     pub(crate) fn proves(&self, request: &Request, nonce: &Nonce) -> Result<(), Status> {
         let covered = request.authenticated(nonce, &self.peer).map_err(RequestError::status)?;
-        hmac::verify(&self.network, &covered, &request.mac).map_err(|_| Status::NotMember)?;
+        let believed = |psk: &Psk| hmac::verify(&network(psk), &covered, &request.mac).is_ok();
+        if !self.psks.load().iter().any(believed) {
+            return Err(Status::NotMember);
+        }
         let signed = request.signed(nonce, &self.peer).map_err(RequestError::status)?;
         let key = PublicKey::try_decode_protobuf(&request.key).map_err(|_| Status::NotMember)?;
         let belongs = peer_text(&key.to_peer_id()) == request.peer;
@@ -80,6 +82,12 @@ pub(crate) fn nonce() -> Option<Nonce> {
     Some(nonce)
 }
 
+/// Derived, so that no code of ours tells anything of the key that libp2p encrypts with.
+fn network(psk: &Psk) -> hmac::Key {
+    let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, psk), CIRCUIT_KEY_DOMAIN);
+    hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
+}
+
 /// A token.
 pub(crate) fn token() -> Option<Token> {
     let mut token = [0; 16];
@@ -92,7 +100,7 @@ mod tests {
     use super::*;
 
     fn member(psk: u8) -> Member {
-        Member::new(Keypair::generate_ed25519(), PreSharedKey::new([psk; 32]))
+        Member::new(Keypair::generate_ed25519(), Arc::new(ArcSwap::from_pointee(vec![[psk; 32]])))
     }
 
     #[test]
@@ -116,7 +124,7 @@ mod tests {
             // A member that knows the network's key signs with its own and claims another's name.
             let mut forged = foreign.clone();
             let covered = forged.authenticated(&nonce, relay.peer()).expect("within the bounds");
-            forged.mac.copy_from_slice(hmac::sign(&client.network, &covered).as_ref());
+            forged.mac.copy_from_slice(hmac::sign(&network(&[1; 32]), &covered).as_ref());
             let signed = forged.signed(&nonce, relay.peer()).expect("within the bounds");
             forged.signature = client.key.sign(&signed).expect("signed").into();
             assert_eq!(relay.proves(&forged, &nonce), refused, "another peer's name, with a code");

@@ -339,13 +339,14 @@ impl Driver {
                 self.swarm.close_connection(received.connection);
             }
             Some(Frame::Record(signed)) => match verify(&signed) {
-                Ok(record) => self.state.handle(Input::Record { conn, record, signed }, now),
+                Ok(record) => self.on_record(conn, record, signed, now),
                 Err(error) => {
                     self.shared.gate.refused.bad_record.fetch_add(1, Ordering::Relaxed);
                     let peer = self.links.get(&conn).map(|entry| entry.peer);
                     tracing::debug!(?peer, reason = error.as_str(), "a peer record does not verify");
                 }
             },
+            Some(Frame::Token(token)) => self.on_token(&token),
             Some(frame) => {
                 self.on_offer(conn, &frame);
                 self.state.handle(Input::Frame { conn, frame }, now);

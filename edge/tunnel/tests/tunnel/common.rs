@@ -167,6 +167,7 @@ impl Node {
             backend: SocketAddr::from(([10, 0, 0, 1], port)),
             protocol,
             hop: Hop::Node(node.into()),
+            namespace: None,
         };
         let connect = self.handle.connect(target, Bytes::copy_from_slice(first));
         tokio::time::timeout(Duration::from_secs(30), connect).await.expect("bounded in time")

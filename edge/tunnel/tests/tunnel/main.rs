@@ -5,5 +5,6 @@
 mod circuits;
 mod common;
 mod direct;
+mod identity;
 mod relayed;
 mod settings;

@@ -88,7 +88,7 @@ async fn two_peers_with_one_name() {
     second.relay_up().await;
     let status = a.until("the conflict is told", |status| !status.conflicts.is_empty()).await;
     let conflict = &status.conflicts[0];
-    assert_eq!(*conflict.holder, *first.handle.status().peer_id);
+    assert_eq!(conflict.holder.as_deref(), Some(&*first.handle.status().peer_id));
     assert_eq!(*conflict.refused, *second.handle.status().peer_id);
     assert_eq!(a.exchange("b", ECHO, b"still").await, b"still");
 }

@@ -200,6 +200,27 @@ pub(super) const TUNNEL: &[Field] = &[
         "port of that server",
     ),
     Field::ours(
+        "modules.edgeTunnel.identity.policy",
+        Roles::Both,
+        Shape::OneOf(&["auto", "require", "prefer", "off"]),
+        Preset::Text("auto"),
+        "whose claims of node names are believed; auto is require where authorityFile names an authority, else prefer",
+    ),
+    Field::ours(
+        "modules.edgeTunnel.identity.authorityFile",
+        Roles::Both,
+        Shape::File,
+        Preset::Text("/etc/edgemesh/authority.pub"),
+        "public keys of the authorities that sign join tokens; a missing file has none",
+    ),
+    Field::ours(
+        "modules.edgeTunnel.identity.authorityKeyFile",
+        Roles::Both,
+        Shape::File,
+        Preset::Text("/etc/edgemesh/authority.key"),
+        "the authority's own key; where the file is, the node pins join tokens to the keys that present them",
+    ),
+    Field::ours(
         "modules.edgeTunnel.mdns",
         Roles::Both,
         Shape::Flag,

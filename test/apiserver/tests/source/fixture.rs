@@ -26,8 +26,10 @@ pub(crate) const RETURN: Duration = Duration::from_secs(5);
 /// Events between source and state, as many as in the agent.
 const CAPACITY: usize = 1024;
 
-/// The kinds that the agent follows.
-pub(crate) const KINDS: [Kind; 6] = Kind::AGENT;
+/// The kinds that the agent follows, but for TunnelPolicies: an optional kind as DestinationRules are, which this
+/// server does not serve.
+pub(crate) const KINDS: [Kind; 6] =
+    [Kind::Namespace, Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::Endpoints, Kind::DestinationRule];
 
 /// Kinds that are watched: all but Endpoints, which the slices of a consistent server stand for, or all but
 /// DestinationRules, which a metaServer is not asked to watch before it has some.

@@ -126,6 +126,7 @@ fn is_up(handle: &TunnelHandle) -> bool {
 async fn circuits(handles: &[TunnelHandle]) -> Vec<Connected> {
     let pairs = handles.iter().enumerate().step_by(2).map(|(number, handle)| async move {
         let target = Target {
+            namespace: None,
             service: ServiceId::new("default", "echo"),
             backend: SocketAddr::from(([172, 17, 0, 2], 7)),
             protocol: Protocol::Tcp,

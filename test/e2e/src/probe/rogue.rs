@@ -74,6 +74,7 @@ async fn ask(tunnel: &TunnelHandle, node: &str, backend: &str) -> Result<&'stati
         backend: address.parse::<SocketAddr>()?,
         protocol,
         hop: Hop::Node(node.into()),
+        namespace: None,
     };
     Ok(match tunnel.connect(target, Bytes::new()).await {
         Ok(_) => "connected",
