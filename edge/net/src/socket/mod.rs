@@ -8,7 +8,7 @@ mod udp;
 use std::net::{IpAddr, SocketAddr};
 
 pub use splice::Pipe;
-pub use tcp::{Liveness, adopt, dial, dial_from, listen, peek_while, reset, take_available};
+pub use tcp::{Liveness, adopt, dial, dial_from, listen, peek_while, reset, since_ack, take_available};
 pub use udp::{Datagram, FrontendUdp, MAX_DATAGRAM, backend_udp, reply_udp, send_now, send_to_now};
 
 /// The address with an IPv4-mapped IPv6 address written as IPv4, so that one client has one name. The scope of a

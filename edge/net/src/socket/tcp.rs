@@ -40,6 +40,12 @@ pub fn listen(addr: SocketAddr, transparency: Transparency) -> io::Result<TcpLis
     TcpListener::from_std(socket.into())
 }
 
+/// For how long the other end's TCP has acknowledged nothing. While segments are lost and sent again the bytes stand
+/// still, and duplicate acknowledgements come all the same.
+pub fn since_ack(stream: &impl AsFd) -> io::Result<Duration> {
+    option::last_ack(stream.as_fd()).map(|age| Duration::from_millis(age.into()))
+}
+
 /// What the peer has sent already, up to `limit` bytes, without waiting; empty when there is nothing yet.
 pub fn take_available(stream: &TcpStream, limit: usize) -> Bytes {
     let mut buffer = vec![0; limit];

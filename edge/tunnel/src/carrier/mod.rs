@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,13 +22,14 @@ use edgemesh_tunnel_proto::{AttemptId, CarryId, Failure, Way};
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Stream};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsStream;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use self::hello::{Hello, exchange};
-use self::session::PeerSession;
+use self::session::{Lives, PeerSession};
 use self::tls::{PROOF, Tls};
 use crate::inbound::Gate;
 use crate::pnet::Psk;
@@ -45,6 +47,13 @@ pub(crate) const EVENT_QUEUE: usize = 256;
 /// What is not yet sent stays with us beyond this (TCP_NOTSENT_LOWAT), where a ping, an acknowledgement or another
 /// stream can still go before it. 256 KiB are one batch of frames.
 const NOT_SENT: u32 = 256 * 1024;
+
+/// rustls asks the socket for 4 KiB at a time; this brings several records by one call.
+const READ_AHEAD: usize = 64 * 1024;
+
+/// An acknowledgement of the other end's TCP that is no older is a sign of life: less than what the session waits, so
+/// that one that came just before a cut does not delay its discovery by more than this.
+const ANSWERED: Duration = Duration::from_millis(200);
 
 /// Unacknowledged data ends a pipe after this; the session's pulse gives it up long before.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,6 +110,7 @@ impl CarryError {
 /// A pipe that is ready to carry.
 struct Made<P> {
     pipe: P,
+    lives: Lives,
     peer: PeerId,
     hello: Hello,
 }
@@ -223,11 +233,11 @@ impl Carriers {
     where
         P: AsyncRead + AsyncWrite + Unpin,
     {
-        let Made { pipe, peer, hello } = made;
+        let Made { pipe, lives, peer, hello } = made;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (carrier, id) = (CarryId(number), CarrierId(number));
         let session = self.session_of(peer, hello.epoch);
-        let seat = session.seat(id, cost(&way, path), path).ok_or(CarryError::NoSeat)?;
+        let seat = session.seat(id, cost(&way, path), path, lives).ok_or(CarryError::NoSeat)?;
         tracing::debug!(%peer, %path, ?way, "carrier made");
         let up = CarrierEvent::Up { carrier, attempt, session: session.clone(), way };
         // The driver may be gone.
@@ -270,7 +280,7 @@ impl Carriers {
             let mut socket = TcpStream::connect(address).await.map_err(CarryError::Unreachable)?;
             let preface = Kind::Carrier.preface();
             socket.write_all(&preface).await.map_err(CarryError::Unreachable)?;
-            this.secure(socket, true).await
+            this.secure(socket, true, true).await
         });
     }
 
@@ -285,7 +295,7 @@ impl Carriers {
         let this = self.clone();
         self.attempt(attempt, peer, way, Path::Relayed, async move {
             let socket = connect.await?;
-            this.secure(socket, true).await
+            this.secure(socket, true, false).await
         });
     }
 
@@ -332,7 +342,9 @@ impl Carriers {
     /// A socket that a peer dialled.
     pub(crate) fn take_direct(self: &Arc<Self>, socket: TcpStream, path: Path) {
         let this = self.clone();
-        self.take(Way::Direct { address: None, path }, path, async move { this.secure(socket, false).await });
+        self.take(Way::Direct { address: None, path }, path, async move {
+            this.secure(socket, false, true).await
+        });
     }
 
     /// The other half of a circuit that a peer makes.
@@ -343,7 +355,7 @@ impl Carriers {
     ) {
         let this = self.clone();
         let way = Way::Circuit { relay: crate::text::peer_text(relay), address: None };
-        self.take(way, Path::Relayed, async move { this.secure(accept.await?, false).await });
+        self.take(way, Path::Relayed, async move { this.secure(accept.await?, false, false).await });
     }
 
     /// The handshake, the proofs, the greetings.
@@ -351,23 +363,22 @@ impl Carriers {
         &self,
         socket: TcpStream,
         dialler: bool,
-    ) -> Result<Made<tokio_rustls::TlsStream<TcpStream>>, CarryError> {
+        direct: bool,
+    ) -> Result<Made<TlsStream<BufReader<TcpStream>>>, CarryError> {
         options(&socket).map_err(CarryError::Unreachable)?;
+        let lives = if direct { lives(&socket) } else { None };
+        let socket = BufReader::with_capacity(READ_AHEAD, socket);
         let mut stream = if dialler {
             let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
             let connect = tokio_rustls::TlsConnector::from(self.tls.client.clone()).connect(name, socket);
-            tokio_rustls::TlsStream::Client(connect.await.map_err(CarryError::Handshake)?)
+            TlsStream::Client(connect.await.map_err(CarryError::Handshake)?)
         } else {
             let accept = tokio_rustls::TlsAcceptor::from(self.tls.server.clone()).accept(socket);
-            tokio_rustls::TlsStream::Server(accept.await.map_err(CarryError::Handshake)?)
+            TlsStream::Server(accept.await.map_err(CarryError::Handshake)?)
         };
         let (peer, material) = match &stream {
-            tokio_rustls::TlsStream::Client(stream) => {
-                (tls::peer(stream.get_ref().1), tls::material(stream.get_ref().1))
-            }
-            tokio_rustls::TlsStream::Server(stream) => {
-                (tls::peer(stream.get_ref().1), tls::material(stream.get_ref().1))
-            }
+            TlsStream::Client(stream) => (tls::peer(stream.get_ref().1), tls::material(stream.get_ref().1)),
+            TlsStream::Server(stream) => (tls::peer(stream.get_ref().1), tls::material(stream.get_ref().1)),
         };
         let material = material.map_err(|error| CarryError::Handshake(io::Error::other(error)))?;
         let peer = peer.ok_or(CarryError::WrongPeer)?;
@@ -377,7 +388,7 @@ impl Carriers {
         if !self.tls.proven(&material, !dialler, &hello.proof) {
             return Err(CarryError::NotMember);
         }
-        Ok(Made { pipe: stream, peer, hello })
+        Ok(Made { pipe: stream, lives, peer, hello })
     }
 }
 
@@ -386,7 +397,13 @@ where
     P: AsyncRead + AsyncWrite + Unpin,
 {
     let hello = exchange(&mut pipe, own).await.map_err(CarryError::Handshake)?;
-    Ok(Made { pipe, peer, hello })
+    Ok(Made { pipe, lives: None, peer, hello })
+}
+
+/// Asks by a descriptor of its own, since the socket itself is deep in its TLS.
+fn lives(socket: &TcpStream) -> Lives {
+    let own = socket.as_fd().try_clone_to_owned().ok()?;
+    Some(Box::new(move || edgemesh_net::socket::since_ack(&own).is_ok_and(|age| age < ANSWERED)))
 }
 
 fn options(socket: &TcpStream) -> io::Result<()> {

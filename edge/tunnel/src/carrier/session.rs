@@ -58,7 +58,11 @@ struct Slot {
     waker: Option<Waker>,
     end: CancellationToken,
     dead: Option<Duration>,
+    lives: Lives,
 }
+
+/// Asks the kernel whether the other end's TCP has answered of late, for carriers whose other end is the peer itself.
+pub(crate) type Lives = Option<Box<dyn Fn() -> bool + Send>>;
 
 /// A carrier's place in a session.
 pub(crate) struct Seat {
@@ -107,6 +111,7 @@ impl PeerSession {
     async fn keep(self: Arc<Self>) {
         loop {
             let at = self.with(|core, now| {
+                core.hear(now);
                 core.session.handle_timeout(now);
                 let at = core.session.poll_timeout();
                 core.armed = at;
@@ -180,13 +185,13 @@ impl PeerSession {
     }
 
     /// Gives a carrier its place; `None` when there are too many, or the session is over.
-    pub(crate) fn seat(self: &Arc<Self>, id: CarrierId, cost: u32, path: Path) -> Option<Seat> {
+    pub(crate) fn seat(self: &Arc<Self>, id: CarrierId, cost: u32, path: Path, lives: Lives) -> Option<Seat> {
         self.with(|core, now| {
             if core.over || !core.session.carrier_up(id, cost, now) {
                 return None;
             }
             let end = self.gone.child_token();
-            core.carriers.push(Slot { id, path, waker: None, end: end.clone(), dead: None });
+            core.carriers.push(Slot { id, path, waker: None, end: end.clone(), dead: None, lives });
             Some(Seat { id, end })
         })
     }
@@ -292,6 +297,19 @@ fn register(waker: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 impl Core {
+    /// While TCP sends again what was lost nothing arrives, and yet the path stands: to give it up would begin slowly
+    /// elsewhere, and lose what TCP has learned of it.
+    fn hear(&mut self, now: Instant) {
+        if self.session.poll_timeout().is_none_or(|at| at > now) {
+            return;
+        }
+        for slot in &self.carriers {
+            if slot.lives.as_ref().is_some_and(|lives| lives()) {
+                self.session.heard(slot.id, now);
+            }
+        }
+    }
+
     fn events(&mut self, after: &mut After) {
         while let Some(event) = self.session.poll_event() {
             match event {
