@@ -199,6 +199,7 @@ fn write_tunnel(f: &mut fmt::Formatter<'_>, tunnel: &TunnelStatus) -> fmt::Resul
         (refused.malformed_header, "streams had a malformed header"),
         (refused.overloaded, "streams were beyond the bounds"),
         (refused.bad_record, "peer records did not verify"),
+        (refused.go_name, "node names of Go agents do not go with their identity"),
     ] {
         if count > 0 {
             writeln!(f, "refused    {count} {what}")?;
@@ -214,6 +215,7 @@ fn write_tunnel(f: &mut fmt::Formatter<'_>, tunnel: &TunnelStatus) -> fmt::Resul
     )?;
     for peer in &tunnel.peers {
         let name = peer.node.as_deref().unwrap_or(&peer.peer);
+        let name = if peer.legacy { format!("{name} (Go)") } else { name.to_owned() };
         let rtt = peer.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
         writeln!(
             f,

@@ -36,6 +36,8 @@ pub(crate) struct Connection {
     pub(crate) ours: bool,
     pub(crate) since: Instant,
     pub(crate) identified: bool,
+    /// A Go agent's, without a control stream.
+    pub(crate) legacy: bool,
     pub(crate) closing: bool,
     pub(crate) streams: u32,
     /// Since when nothing has been open on it.
@@ -64,6 +66,7 @@ impl Connection {
             ours,
             since: now,
             identified: false,
+            legacy: false,
             closing: false,
             streams: 0,
             idle_since: now,

@@ -64,7 +64,7 @@ impl TunnelState {
 
     fn pulse(&mut self, now: Instant, wake: &mut Wake) {
         let conns: Vec<ConnId> =
-            self.connections.iter().filter(|(_, c)| !c.closing).map(|(conn, _)| *conn).collect();
+            self.connections.iter().filter(|(_, c)| !c.closing && !c.legacy).map(|(conn, _)| *conn).collect();
         for conn in conns {
             let busy = self.busy(conn);
             let number = self.number();
@@ -244,7 +244,7 @@ impl TunnelState {
         let mut wanted: BTreeSet<PeerId> = BTreeSet::new();
         let mut demanded: BTreeSet<PeerId> = BTreeSet::new();
         for node in self.wanted.warm.iter().take(MAX_WARM) {
-            wanted.extend(self.directory.peer_of(node).cloned());
+            wanted.extend(self.directory.peer_of(node).or_else(|| self.directory.suspected(node)).cloned());
         }
         for node in self.wanted.demanded.keys().cloned().collect::<Vec<_>>() {
             match self.directory.peer_of(&node).cloned() {
@@ -252,7 +252,13 @@ impl TunnelState {
                     demanded.insert(peer.clone());
                     wanted.insert(peer);
                 }
-                None => self.look_for(&node, now, wake),
+                None => {
+                    if let Some(peer) = self.directory.suspected(&node).cloned() {
+                        demanded.insert(peer.clone());
+                        wanted.insert(peer);
+                    }
+                    self.look_for(&node, now, wake);
+                }
             }
         }
         for (id, peer) in &self.peers {

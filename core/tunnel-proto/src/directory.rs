@@ -10,6 +10,7 @@ use crate::claim::{CLOCK_SKEW, Claim, ClaimRefused, Enrolment, IdentityPolicy, M
 use crate::connection::ConnId;
 use crate::event::IdentitySpec;
 use crate::record::{PeerId, PeerRecord, SignedRecord};
+use crate::state::MAX_DEMANDED;
 
 /// Records kept; with [`crate::MAX_RECORD`] at most 8 MiB. As many as a relay grants reservations.
 pub const MAX_RECORDS: usize = 4096;
@@ -73,6 +74,9 @@ pub(crate) struct Directory {
     records: BTreeMap<PeerId, Entry>,
     names: BTreeMap<Name, PeerId>,
     vouched: BTreeMap<Name, PeerId>,
+    /// Go agents, whose identity anybody can have: they speak for nodes that nobody else speaks for.
+    legacy: BTreeMap<Name, PeerId>,
+    suspected: BTreeMap<Name, PeerId>,
     policy: IdentityPolicy,
     /// Names that a token proved.
     enrolled: BTreeMap<Name, Enrolment>,
@@ -184,6 +188,49 @@ impl Directory {
         (named != own && before.get(node) != Some(named)).then(|| named.clone())
     }
 
+    /// A Go agent claims a node by the identity that follows from its name; says whether that is news.
+    pub(crate) fn claim(&mut self, node: Name, peer: PeerId) -> bool {
+        if self.legacy.len() >= MAX_RECORDS && !self.legacy.contains_key(&node) {
+            return false;
+        }
+        self.suspected.remove(&node);
+        self.legacy.insert(node, peer).is_none()
+    }
+
+    /// The Go agent that claims a node, where a key that everybody can make is enough.
+    fn derived(&self, node: &str) -> Option<&PeerId> {
+        let enough = self.policy != IdentityPolicy::Require && !self.enrolled.contains_key(node);
+        self.legacy.get(node).filter(|_| enough)
+    }
+
+    /// Why a Go agent that claims a node is not believed.
+    pub(crate) fn refusal_of_derived(&self, node: &Name) -> ClaimRefused {
+        if self.own.as_ref().is_some_and(|(own, _)| own == node) {
+            ClaimRefused::OwnName
+        } else if self.vouched.contains_key(node) {
+            ClaimRefused::NotVouched
+        } else if self.enrolled.contains_key(node) {
+            ClaimRefused::ChangedKey
+        } else if self.policy == IdentityPolicy::Require {
+            ClaimRefused::Unproven
+        } else {
+            ClaimRefused::Duplicate
+        }
+    }
+
+    /// Notes whose identity the Go agent on a node would have.
+    pub(crate) fn suspect(&mut self, node: Name, peer: PeerId) {
+        if self.suspected.len() >= MAX_DEMANDED {
+            self.suspected.pop_first();
+        }
+        self.suspected.insert(node, peer);
+    }
+
+    /// The identity that the Go agent on a node would have.
+    pub(crate) fn suspected(&self, node: &str) -> Option<&PeerId> {
+        self.suspected.get(node)
+    }
+
     /// Lets names go whose holders are away for too long; says when to look again.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<Instant> {
         let contested: BTreeSet<Name> = self.conflicts.keys().map(|(node, _)| node.clone()).collect();
@@ -201,7 +248,7 @@ impl Directory {
     pub(crate) fn peer_of(&self, node: &str) -> Option<&PeerId> {
         match &self.own {
             Some((own, peer)) if **own == *node => Some(peer),
-            _ => self.names.get(node).or_else(|| self.vouched.get(node)),
+            _ => self.names.get(node).or_else(|| self.vouched.get(node)).or_else(|| self.derived(node)),
         }
     }
 
@@ -210,7 +257,10 @@ impl Directory {
         let claimed = self.records.get(peer).and_then(|entry| entry.record.node.as_ref());
         match claimed {
             Some(node) => (self.peer_of(node) == Some(peer)).then_some(node),
-            None => self.vouched.iter().find(|(_, vouched)| *vouched == peer).map(|(node, _)| node),
+            None => {
+                let claimed = self.legacy.iter().filter(|(node, _)| self.peer_of(node) == Some(peer));
+                self.vouched.iter().chain(claimed).find(|(_, other)| *other == peer).map(|(node, _)| node)
+            }
         }
     }
 
@@ -224,7 +274,7 @@ impl Directory {
 
     /// Every node somebody speaks for.
     pub(crate) fn nodes(&self) -> BTreeSet<Name> {
-        self.names.keys().chain(self.vouched.keys()).cloned().collect()
+        self.names.keys().chain(self.vouched.keys()).chain(self.legacy.keys()).cloned().collect()
     }
 
     pub(crate) fn conflicts(&self) -> Vec<Conflict> {

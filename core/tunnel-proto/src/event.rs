@@ -150,6 +150,25 @@ pub enum Input {
         /// The connection.
         conn: ConnId,
     },
+    /// The peer is an agent of Go EdgeMesh: it has no control stream, and the edge watches its pulse.
+    Legacy {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// A Go agent told which node it speaks for, and its identity is the one that follows from the name.
+    Claimed {
+        /// The connection.
+        conn: ConnId,
+        /// The node.
+        node: Name,
+    },
+    /// The identity of the Go agent that a node may have, should nobody speak for it.
+    Suspected {
+        /// The node.
+        node: Name,
+        /// The identity that follows from its name.
+        peer: PeerId,
+    },
     /// A frame arrived on the control stream, but for records.
     Frame {
         /// The connection.

@@ -12,6 +12,7 @@ mod control;
 mod decide;
 mod directory;
 mod event;
+mod go;
 mod header;
 mod nat;
 mod path;
@@ -34,6 +35,10 @@ pub use control::{CONTROL_PROTOCOL, Frame, FrameError, MAX_FRAME};
 pub use directory::{CONFLICT_HOLD, Conflict, MAX_RECORDS};
 pub use event::{
     Action, DialId, DialTo, Failure, IdentitySpec, Input, LinkKind, RelayTarget, Report, TunnelSpec,
+};
+pub use go::{
+    DISCOVERY_PROTOCOL, Discovery, GoMessageError, MAX_GO_DATAGRAM, MAX_GO_MESSAGE, MessageType,
+    PROXY_PROTOCOL, Proxy, identity_seed, private_network_key,
 };
 pub use header::{
     Answer, CARRIER_PROTOCOL, HeaderError, MAX_DATAGRAM, MAX_HEADER, StreamHeader, datagram_prefix,

@@ -140,6 +140,13 @@ impl TunnelState {
                     connection.identified = true;
                 }
             }
+            Input::Legacy { conn } => {
+                if let Some(connection) = self.connections.get_mut(&conn) {
+                    connection.legacy = true;
+                }
+            }
+            Input::Claimed { conn, node } => self.claimed(conn, node),
+            Input::Suspected { node, peer } => self.directory.suspect(node, peer),
             Input::Frame { conn, frame } => return self.frame(conn, frame, now),
             Input::Record { conn, record, signed, claim } => self.record(conn, *record, signed, *claim, now),
             Input::Proof(proof) => self.spec.identity.proof = proof,
@@ -258,6 +265,12 @@ impl TunnelState {
         self.directory.node_of(peer)
     }
 
+    /// Whether a connected peer is a Go agent.
+    pub(crate) fn is_legacy(&self, id: &PeerId) -> bool {
+        let conns = self.peers.get(id).into_iter().flat_map(|peer| &peer.conns);
+        conns.filter_map(|conn| self.connections.get(conn)).any(|connection| connection.legacy)
+    }
+
     /// The last record of a peer.
     pub fn record_of(&self, peer: &PeerId) -> Option<&PeerRecord> {
         self.directory.record(peer)
@@ -356,7 +369,11 @@ impl TunnelState {
         self.actions.push_back(Action::Report(report));
     }
 
+    /// A Go agent has no control stream to take it.
     pub(crate) fn send(&mut self, conn: ConnId, frame: Frame) {
+        if self.connections.get(&conn).is_some_and(|connection| connection.legacy) {
+            return;
+        }
         self.actions.push_back(Action::Send { conn, frame });
     }
 
@@ -536,6 +553,22 @@ impl TunnelState {
                 self.tell_others(&id, &Frame::Record(signed));
             }
         }
+    }
+
+    fn claimed(&mut self, conn: ConnId, node: Name) {
+        let Some(id) = self.connections.get(&conn).filter(|c| c.legacy).map(|c| c.peer.clone()) else {
+            return;
+        };
+        if !self.directory.claim(node.clone(), id.clone()) {
+            return;
+        }
+        // A key that somebody proved to have is never replaced by one that everybody can make.
+        let holder = self.directory.peer_of(&node).cloned();
+        if holder.as_ref() != Some(&id) {
+            let reason = self.directory.refusal_of_derived(&node);
+            self.report(Report::NameConflict { node, holder, refused: id, reason });
+        }
+        self.published.dirty = true;
     }
 
     /// Tells of claims that were not refused, or not for the same reason, before.

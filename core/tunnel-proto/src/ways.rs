@@ -215,7 +215,8 @@ impl TunnelState {
     /// Makes the carriers that are missing, asks the peer for those it can make, and ends those nobody needs.
     pub(crate) fn keep_ways(&mut self, id: &PeerId, wanted: bool, now: Instant, wake: &mut Wake) {
         // Whoever sends no record does not speak of carriers: a peer of another kind, or one just met.
-        if self.directory.record(id).is_none() {
+        // A Go agent's identity can be anybody's, and so can a record of it.
+        if self.directory.record(id).is_none() || self.is_legacy(id) {
             return;
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -265,12 +266,14 @@ impl TunnelState {
         (desired, ask)
     }
 
+    /// A Go agent relays for libp2p only.
     fn circuit_ways(&self, id: &PeerId) -> Vec<Way> {
         let split = |full: Address| {
             let (address, relay) = full.as_str().rsplit_once("/p2p/")?;
             Some(Way::Circuit { relay: PeerId::new(relay), address: Some(Address::new(address)) })
         };
-        self.circuit_relays(id).into_iter().filter_map(split).collect()
+        let ours = |way: &Way| !matches!(way, Way::Circuit { relay, .. } if self.is_legacy(relay));
+        self.circuit_relays(id).into_iter().filter_map(split).filter(ours).collect()
     }
 
     fn ask(&mut self, id: &PeerId, conn: ConnId, now: Instant, wake: &mut Wake) {

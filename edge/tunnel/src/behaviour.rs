@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgemesh_tunnel_proto::PING_IDLE;
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -10,6 +11,7 @@ use libp2p::{connection_limits, dcutr, identify, ping, relay};
 use tokio::sync::mpsc;
 
 use crate::control::Received;
+use crate::go::GoPeers;
 use crate::inbound::Gate;
 use crate::settings::TunnelSettings;
 use crate::streams;
@@ -29,6 +31,9 @@ const CIRCUIT: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// libp2p's ping is only answered; the pulse of connections is the control stream's.
 const PING: Duration = Duration::from_secs(15 * 60);
+
+/// Go agents have no control stream; as often as idle connections are asked there.
+const GO_PING: Duration = PING_IDLE;
 
 /// What identify calls the protocol family.
 const PROTOCOL: &str = "/edgemesh/1.0.0";
@@ -52,6 +57,7 @@ impl Behaviour {
         client: relay::client::Behaviour,
         gate: Arc<Gate>,
         frames: mpsc::Sender<Received>,
+        go: Option<Arc<GoPeers>>,
     ) -> Self {
         let own = key.public().to_peer_id();
         let limits = connection_limits::ConnectionLimits::default()
@@ -73,8 +79,12 @@ impl Behaviour {
             server: server.into(),
             dcutr: dcutr::Behaviour::new(own),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING)),
-            streams: streams::Behaviour::new(gate, frames),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(if go.is_some() {
+                GO_PING
+            } else {
+                PING
+            })),
+            streams: streams::Behaviour::new(gate, frames, go),
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::circuit::server::{RING_QUEUE, Relay, Ring};
 use crate::circuit::{Member, Taps};
 use crate::control::{FRAME_QUEUE, Received};
 use crate::dials::{Dials, LookedUp};
+use crate::go::{Claim, GoLink, GoPeers};
 use crate::handle::{DEMAND_QUEUE, Demand, Route, Shared, TunnelHandle};
 use crate::inbound::Gate;
 use crate::interfaces::Interfaces;
@@ -51,6 +52,7 @@ mod carry;
 mod circuits;
 mod enrol;
 mod events;
+mod legacy;
 
 /// How often the snapshot of the mesh is compared: a new node is warm a second after its endpoint is known.
 const MESH_PERIOD: Duration = Duration::from_secs(1);
@@ -91,10 +93,18 @@ impl Tunnel {
         let secrets = Arc::new(Secrets::load(&settings, own)?);
         let meters = Meters::default();
         let takes_listeners = Arc::new(AtomicBool::new(false));
+        let (go, claims) = GoPeers::new(settings.node.clone());
+        let go = settings.go_peers.then(|| Arc::new(go));
         let (ours_in, ours) = mpsc::channel(DIVERTED_QUEUE);
-        let (transport, client) =
-            transport::build(&key, secrets.psks.clone(), &meters, takes_listeners.clone(), ours_in)
-                .map_err(|error| TunnelError::Transport(error.to_string()))?;
+        let (transport, client) = transport::build(
+            &key,
+            secrets.psks.clone(),
+            &meters,
+            takes_listeners.clone(),
+            ours_in,
+            go.clone(),
+        )
+        .map_err(|error| TunnelError::Transport(error.to_string()))?;
         let gate = Arc::new(Gate::new(
             serve,
             settings.limits,
@@ -102,7 +112,7 @@ impl Tunnel {
             shutdown.clone(),
         ));
         let (frames_in, frames) = mpsc::channel(FRAME_QUEUE);
-        let behaviour = Behaviour::new(&key, &settings, client, gate.clone(), frames_in);
+        let behaviour = Behaviour::new(&key, &settings, client, gate.clone(), frames_in, go.clone());
         let (carrier_events, carried) = mpsc::channel(EVENT_QUEUE);
         let peers = behaviour.streams.peers();
         let carriers = Carriers::new(
@@ -132,6 +142,7 @@ impl Tunnel {
             paths: Arc::new(ArcSwap::from_pointee(PathSnapshot::default())),
             status: ArcSwap::default(),
             gate,
+            go,
             relay,
             taps: Taps::default(),
             secrets: secrets.clone(),
@@ -179,7 +190,7 @@ impl Tunnel {
             ran: now,
             dirty: true,
         };
-        let inbox = Inbox { frames, demands, lookups, found, relays, carried, ours, rings, proofs };
+        let inbox = Inbox { frames, demands, lookups, found, relays, claims, carried, ours, rings, proofs };
         tokio::spawn(driver.run(inbox, shutdown));
         Ok(TunnelHandle { shared, demands: demands_in, relays: relays_in })
     }
@@ -296,6 +307,7 @@ struct Inbox {
     lookups: mpsc::Receiver<LookedUp>,
     found: mpsc::Receiver<Found>,
     relays: watch::Receiver<Vec<RelayAddress>>,
+    claims: mpsc::Receiver<Claim>,
     carried: mpsc::Receiver<CarrierEvent>,
     ours: mpsc::Receiver<Diverted>,
     rings: mpsc::Receiver<Ring>,
@@ -311,6 +323,10 @@ struct LinkEntry {
     link: Link,
     meter: Arc<AtomicU64>,
     counts: Arc<PeerCounts>,
+    /// Whether it is a Go agent's, once identify told.
+    legacy: Option<bool>,
+    /// It could not open a control stream.
+    mute: bool,
 }
 
 /// A stream that waits for a route.
@@ -388,6 +404,7 @@ impl Driver {
                         self.on_demand(demand);
                     }
                 }
+                Some(claim) = inbox.claims.recv() => self.on_claim(claim),
                 Some(ours) = inbox.ours.recv() => {
                     self.on_diverted(ours);
                     for _ in 0..BATCH {
@@ -442,7 +459,7 @@ impl Driver {
         if self.state.poll_timeout().is_some_and(|wake| wake <= now) && spaced <= now {
             self.ran = now;
             for (conn, entry) in &self.links {
-                let streams = entry.link.counts.open.load(Ordering::Relaxed);
+                let streams = entry.link.counts.streams();
                 let received = entry.meter.load(Ordering::Relaxed);
                 self.state.handle(Input::Activity { conn: *conn, streams, received }, now);
             }
@@ -529,6 +546,7 @@ impl Driver {
             let _ = demand.reply.send(Err(DialError::Overloaded));
             return;
         }
+        self.suspect(&demand.node, now);
         self.state.handle(Input::Demand { node: demand.node.clone() }, now);
         self.waiting.entry(demand.node).or_default().push(Waiter { since: now, reply: demand.reply });
     }
@@ -536,8 +554,13 @@ impl Driver {
     /// Streams wait in the session for its first carrier when the peer is only just connected.
     fn route(&self, node: &str) -> Option<Route> {
         let peer = peer_from(self.state.peer_of(node)?)?;
-        let session = self.carriers.session_if(peer, self.state.best(node).is_some())?;
-        Some(Route { session })
+        let best = self.state.best(node);
+        let link = best.as_ref().and_then(|(conn, _)| self.links.get(conn));
+        if let Some(entry) = link.filter(|entry| self.is_go(entry)) {
+            let link = GoLink::new(&entry.link, entry.counts.clone());
+            return link.stands().then_some(Route::Go(link));
+        }
+        Some(Route::Session(self.carriers.session_if(peer, best.is_some())?))
     }
 
     fn answer_waiting(&mut self) {
@@ -582,7 +605,7 @@ impl Driver {
             return;
         }
         self.generation = generation;
-        let nodes = snapshot
+        let nodes: BTreeSet<Name> = snapshot
             .services
             .values()
             .flat_map(|service| service.ports.iter())
@@ -598,7 +621,11 @@ impl Driver {
             .map(|(node, peer)| (node.clone(), edgemesh_tunnel_proto::PeerId::new(peer.clone())))
             .collect();
         self.dirty = true;
-        self.state.handle(Input::Mesh { nodes, vouched }, Instant::now());
+        let now = Instant::now();
+        for node in &nodes {
+            self.suspect(node, now);
+        }
+        self.state.handle(Input::Mesh { nodes, vouched }, now);
     }
 
     fn publish_routes(&mut self) {
@@ -628,6 +655,7 @@ impl Driver {
                 peer: view.peer.to_string(),
                 zone: view.zone.as_ref().map(text),
                 version: view.version.as_ref().map(text),
+                legacy: entry.legacy == Some(true),
                 path: session.as_ref().map_or(shown.path, |session| session.path()).as_str(),
                 address: shown.address.to_string(),
                 rtt_ms: shown.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),

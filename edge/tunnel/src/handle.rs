@@ -21,10 +21,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::carrier::session::{MuxStream, PeerSession};
 use crate::circuit::server::Relay;
 use crate::circuit::{AcceptedCarrier, CircuitOffer, Taps};
+use crate::go::{self, GoLink, GoPeers, GoStream};
 use crate::inbound::{Gate, header};
 use crate::secrets::Secrets;
 use crate::settings::{MAX_STREAMS_PER_PEER, RelayAddress};
 use crate::status::{Published, TunnelStatus};
+use crate::streams::{Kind, OpenError};
 
 /// The remote side dials the backend before it answers; with the proxy's connect timeout there this leaves a
 /// round trip over a bad link.
@@ -38,8 +40,31 @@ pub(crate) const DEMAND_QUEUE: usize = 1024;
 
 /// Where new streams to a node go now.
 #[derive(Clone)]
-pub(crate) struct Route {
-    pub(crate) session: Arc<PeerSession>,
+pub(crate) enum Route {
+    /// Into the session with the node's agent.
+    Session(Arc<PeerSession>),
+    /// Onto a connection to the node's Go agent.
+    Go(GoLink),
+}
+
+/// A stream to another node's agent.
+enum Opened {
+    Session(MuxStream),
+    Go(GoStream),
+}
+
+impl Route {
+    async fn open(&self) -> Result<Opened, OpenError> {
+        match self {
+            Self::Session(session) => open(session).map(Opened::Session),
+            Self::Go(link) => link.open(Kind::Proxy).await.map(Opened::Go),
+        }
+    }
+
+    /// Streams would wait for a carrier.
+    fn bare(&self) -> bool {
+        matches!(self, Self::Session(session) if !session.has_carrier())
+    }
 }
 
 /// Asks the driver for a route there is none for.
@@ -55,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) paths: Arc<ArcSwap<PathSnapshot>>,
     pub(crate) status: ArcSwap<Published>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) go: Option<Arc<GoPeers>>,
     /// The circuits of others, when this node relays.
     pub(crate) relay: Option<Relay>,
     pub(crate) taps: Taps,
@@ -78,9 +104,10 @@ impl TunnelHandle {
 
     /// The tunnel as an operator sees it.
     pub fn status(&self) -> TunnelStatus {
-        let circuits = self.shared.relay.as_ref().map(Relay::status);
-        let status = self.shared.status.load();
-        status.status(self.shared.peer_id.clone(), &self.shared.gate, &self.shared.secrets, circuits)
+        let shared = &self.shared;
+        let circuits = shared.relay.as_ref().map(Relay::status);
+        let (status, go) = (shared.status.load(), shared.go.as_deref());
+        status.status(shared.peer_id.clone(), &shared.gate, go, &shared.secrets, circuits)
     }
 
     /// Ticks whenever the status changed, but for its counters.
@@ -112,27 +139,30 @@ impl TunnelHandle {
         }
     }
 
-    async fn stream(&self, node: &Name) -> Result<MuxStream, DialError> {
+    async fn stream(&self, node: &Name) -> Result<Opened, DialError> {
         let known = self.shared.routes.load().get(node).cloned();
+        let mut failure = DialError::Broken;
         if let Some(route) = known {
-            if !route.session.has_carrier() {
+            if route.bare() {
                 self.demand(node);
             }
-            match open(&route) {
+            match route.open().await {
                 Ok(stream) => return Ok(stream),
-                Err(OpenRefused::Full) => return Err(DialError::Overloaded),
-                // The peer restarted a moment ago: the driver knows the next session.
-                Err(OpenRefused::GoingAway) => {}
+                Err(OpenError::Timeout) => return Err(DialError::Timeout),
+                Err(OpenError::Full) => return Err(DialError::Overloaded),
+                // The peer restarted or the connection ended a moment ago: the driver knows what came after.
+                Err(OpenError::Broken) => {}
             }
         }
         for _ in 0..2 {
-            match open(&self.route(node).await?) {
+            match self.route(node).await?.open().await {
                 Ok(stream) => return Ok(stream),
-                Err(OpenRefused::Full) => return Err(DialError::Overloaded),
-                Err(OpenRefused::GoingAway) => {}
+                Err(OpenError::Timeout) => failure = DialError::Timeout,
+                Err(OpenError::Full) => return Err(DialError::Overloaded),
+                Err(OpenError::Broken) => failure = DialError::Broken,
             }
         }
-        Err(DialError::Broken)
+        Err(failure)
     }
 
     /// Has carriers made for streams that wait for one in the session.
@@ -157,7 +187,16 @@ impl TunnelHandle {
         let Hop::Node(node) = &target.hop else { return Err(DialError::Unreachable) };
         let header = header(target.protocol, target.backend, &target.service, target.namespace.as_ref())
             .ok_or(DialError::Unreachable)?;
-        let mut stream = self.stream(node).await?;
+        let mut stream = match self.stream(node).await? {
+            Opened::Session(stream) => stream,
+            Opened::Go(stream) => {
+                let path = stream.path();
+                let asked = go::connect(stream, node, target.protocol, target.backend, first);
+                let stream =
+                    tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or(Err(DialError::Timeout))?;
+                return Ok(Connected { stream, path });
+            }
+        };
         let path = stream.path();
         let exchange = async {
             // One write, so that header and first payload bytes leave in one frame of the multiplexer.
@@ -178,11 +217,14 @@ impl TunnelHandle {
     }
 }
 
-fn open(route: &Route) -> Result<MuxStream, OpenRefused> {
-    if route.session.counts().streams_out.load(Ordering::Relaxed) >= MAX_STREAMS_PER_PEER {
-        return Err(OpenRefused::Full);
+fn open(session: &Arc<PeerSession>) -> Result<MuxStream, OpenError> {
+    if session.counts().streams_out.load(Ordering::Relaxed) >= MAX_STREAMS_PER_PEER {
+        return Err(OpenError::Full);
     }
-    route.session.open()
+    session.open().map_err(|refused| match refused {
+        OpenRefused::Full => OpenError::Full,
+        OpenRefused::GoingAway => OpenError::Broken,
+    })
 }
 
 impl Connect for TunnelHandle {

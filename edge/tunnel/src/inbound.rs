@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::carrier::session::MuxStream;
+use crate::go::{self, GoPeers, GoStream};
 use crate::settings::TunnelLimits;
 use crate::stream::PeerCounts;
 
@@ -126,13 +127,21 @@ impl Gate {
         self.tasks.wait().await;
     }
 
-    /// Takes a stream, within the bounds.
-    pub(crate) fn admit(self: &Arc<Self>, stream: MuxStream, peer: PeerId, counts: Arc<PeerCounts>) {
+    /// A place for a stream, which its peer's counts have already; `None` beyond the bounds.
+    fn place(self: &Arc<Self>, counts: &PeerCounts) -> Option<Place> {
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         let place = Place(self.clone(), |gate| &gate.open);
-        // The stream itself is counted already.
         let of_peer = counts.streams_in.load(Ordering::Relaxed);
         if open < self.limits.inbound_streams && of_peer <= self.limits.inbound_streams_per_peer {
+            return Some(place);
+        }
+        self.refused.overloaded.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    /// Takes a stream, within the bounds.
+    pub(crate) fn admit(self: &Arc<Self>, stream: MuxStream, peer: PeerId, counts: Arc<PeerCounts>) {
+        if let Some(place) = self.place(&counts) {
             let gate = self.clone();
             self.spawn(async move {
                 gate.serve_stream(stream, peer, counts).await;
@@ -140,8 +149,6 @@ impl Gate {
             });
             return;
         }
-        drop(place);
-        self.refused.overloaded.fetch_add(1, Ordering::Relaxed);
         let refusing = self.refusing.fetch_add(1, Ordering::Relaxed);
         let place = Place(self.clone(), |gate| &gate.refusing);
         if refusing < MAX_REFUSING {
@@ -150,6 +157,27 @@ impl Gate {
                 drop(place);
             });
         }
+    }
+
+    /// Takes a Go agent's stream, within the same bounds; beyond them it is reset.
+    pub(crate) fn admit_go(
+        self: &Arc<Self>,
+        stream: GoStream,
+        peer: PeerId,
+        counts: Arc<PeerCounts>,
+        peers: Arc<GoPeers>,
+    ) {
+        let Some(place) = self.place(&counts) else { return };
+        let gate = self.clone();
+        self.spawn(async move {
+            go::serve(&peers, &gate, stream, peer, counts).await;
+            drop(place);
+        });
+    }
+
+    /// Whoever admits and dials takes a stream whose header is read.
+    pub(crate) async fn hand_over(&self, inbound: Inbound) {
+        self.serve.serve(inbound).await;
     }
 
     async fn serve_stream(&self, mut stream: MuxStream, peer: PeerId, counts: Arc<PeerCounts>) {
@@ -168,12 +196,10 @@ impl Gate {
             }
         };
         bytes.drain(..taken);
-        let node = self.node_of(&counts).await;
-        if self.proven_only && node.is_none() {
-            self.refused.unproven.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(%peer, "a peer without a proven name opens streams");
-            return refuse(stream, AnswerByte::NotAdmitted(RejectReason::PeerNotProven)).await;
-        }
+        let node = match self.proven(peer, &counts).await {
+            Ok(node) => node,
+            Err(reason) => return refuse(stream, AnswerByte::NotAdmitted(reason)).await,
+        };
         tracing::debug!(%peer, backend = %header.backend, protocol = %header.protocol, "stream from a peer");
         let inbound = Inbound {
             node,
@@ -189,6 +215,21 @@ impl Gate {
 }
 
 impl Gate {
+    /// The node a peer speaks for, which must be one where names are to be proven.
+    pub(crate) async fn proven(
+        &self,
+        peer: PeerId,
+        counts: &PeerCounts,
+    ) -> Result<Option<Name>, RejectReason> {
+        let node = self.node_of(counts).await;
+        if self.proven_only && node.is_none() {
+            self.refused.unproven.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%peer, "a peer without a proven name opens streams");
+            return Err(RejectReason::PeerNotProven);
+        }
+        Ok(node)
+    }
+
     /// The node a peer speaks for. A stream may be here before the record that proves it.
     async fn node_of(&self, counts: &PeerCounts) -> Option<Name> {
         let told = counts.proven.notified();

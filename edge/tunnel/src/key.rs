@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use edgemesh_tunnel_proto::private_network_key;
 use libp2p::identity::Keypair;
 use thiserror::Error;
 
@@ -130,14 +131,24 @@ pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, KeyError> {
     fs::read(path).map_err(failed)
 }
 
-/// Reads the private network's keys: the first one is dialled with, all are accepted.
-pub(crate) fn pre_shared_keys(path: &Path) -> Result<Vec<Psk>, KeyError> {
+/// Reads the private network's keys: the first one is dialled with, all are accepted. With Go agents in the mesh it is
+/// one, made from the file's bytes as they make it.
+pub(crate) fn pre_shared_keys(path: &Path, go_peers: bool) -> Result<Vec<Psk>, KeyError> {
     let bytes = match read_private(path) {
         Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Err(KeyError::PskMissing { path: path.to_owned() });
         }
         other => other?,
     };
+    if go_peers {
+        return if bytes.trim_ascii() == PUBLISHED_PSK.as_bytes() {
+            Err(KeyError::PublishedPsk { path: path.to_owned() })
+        } else if bytes.trim_ascii().is_empty() {
+            Err(KeyError::Psk { path: path.to_owned() })
+        } else {
+            Ok(vec![private_network_key(&bytes)])
+        };
+    }
     let text = std::str::from_utf8(&bytes).map_err(|_| KeyError::Psk { path: path.to_owned() })?;
     let keys = parse_psks(text).ok_or_else(|| KeyError::Psk { path: path.to_owned() })?;
     if base64_key(PUBLISHED_PSK).is_some_and(|published| keys.contains(&published)) {
@@ -201,6 +212,27 @@ fn base64_key(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pre_shared_key_among_go_agents() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("psk");
+        let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        for (text, go_peers, expected) in [
+            (base64, false, Some(std::array::from_fn(|index| index as u8))),
+            (base64, true, Some(private_network_key(base64.as_bytes()))),
+            ("any words", true, Some(private_network_key(b"any words"))),
+            ("any words", false, None),
+            (" \n", true, None),
+            (PUBLISHED_PSK, true, None),
+            (PUBLISHED_PSK, false, None),
+        ] {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            let keys = pre_shared_keys(&path, go_peers).ok();
+            assert_eq!(keys, expected.map(|key| vec![key]), "{text:?} {go_peers}");
+        }
+    }
 
     #[test]
     fn forms_of_the_pre_shared_key() {

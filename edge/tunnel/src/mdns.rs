@@ -19,6 +19,8 @@ use crate::text::ip_of;
 
 mod packet;
 
+use packet::Kin;
+
 /// Groups and port of multicast DNS (RFC 6762, section 3).
 const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
@@ -56,7 +58,8 @@ pub(crate) fn start(
 ) -> mpsc::Receiver<Found> {
     let (found, receiver) = mpsc::channel(FOUND_QUEUE);
     if settings.mdns {
-        gate.spawn(search(own, addresses, settings.skip_interfaces.clone(), found));
+        let kin: &[Kin] = if settings.go_peers { &[Kin::Ours, Kin::Go] } else { &[Kin::Ours] };
+        gate.spawn(search(own, kin, addresses, settings.skip_interfaces.clone(), found));
     }
     receiver
 }
@@ -64,6 +67,7 @@ pub(crate) fn start(
 /// Keeps one task per LAN interface and family.
 async fn search(
     own: PeerId,
+    kin: &'static [Kin],
     addresses: watch::Receiver<Vec<Multiaddr>>,
     skip: Vec<String>,
     found: mpsc::Sender<Found>,
@@ -92,7 +96,7 @@ async fn search(
                 }
                 match open(interface, v6) {
                     Ok(socket) => {
-                        let lan = Lan { own, interface: interface.clone(), v6, socket };
+                        let lan = Lan { own, kin, interface: interface.clone(), v6, socket };
                         let task = tasks.spawn(lan.serve(addresses.clone(), found.clone()));
                         served.insert(key, (interface.clone(), task));
                     }
@@ -129,6 +133,8 @@ fn open(interface: &Interface, v6: bool) -> io::Result<UdpSocket> {
 
 struct Lan {
     own: PeerId,
+    /// Whose agents are looked for.
+    kin: &'static [Kin],
     interface: Interface,
     v6: bool,
     socket: UdpSocket,
@@ -141,7 +147,9 @@ impl Lan {
         let mut round = 0;
         let mut next = start;
         let mut answered: Option<tokio::time::Instant> = None;
-        self.send(&packet::query()).await;
+        for kin in self.kin {
+            self.send(&packet::query(*kin)).await;
+        }
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {
@@ -162,7 +170,8 @@ impl Lan {
                     if !self.local(from.ip()) {
                         continue;
                     }
-                    if heard.asked && answered.is_none_or(|at| at.elapsed() >= ANSWER_PAUSE) {
+                    let asked = heard.asked || heard.go_asked && self.kin.contains(&Kin::Go);
+                    if asked && answered.is_none_or(|at| at.elapsed() >= ANSWER_PAUSE) {
                         answered = Some(tokio::time::Instant::now());
                         self.announce(&addresses).await;
                     }
@@ -200,7 +209,9 @@ impl Lan {
             .cloned()
             .collect();
         if !near.is_empty() {
-            self.send(&packet::announcement(self.own, &near)).await;
+            for kin in self.kin {
+                self.send(&packet::announcement(*kin, self.own, &near)).await;
+            }
         }
     }
 
@@ -215,5 +226,5 @@ impl Lan {
 /// Whether a packet is a query of ours or names peers.
 pub(crate) fn heard(bytes: &[u8]) -> bool {
     let heard = packet::read(bytes);
-    heard.asked || !heard.peers.is_empty()
+    heard.asked || heard.go_asked || !heard.peers.is_empty()
 }

@@ -33,6 +33,8 @@ pub(crate) struct Secrets {
     /// Files whose newest content is not taken over, and why.
     problems: Mutex<Vec<(PathBuf, String)>>,
     psk_file: PathBuf,
+    /// The key is made from its file as Go agents make it.
+    go_peers: bool,
     authority_file: Option<PathBuf>,
     own: PeerId,
 }
@@ -50,7 +52,7 @@ impl Secrets {
         let by_default =
             if authorities.is_empty() { IdentityPolicy::Prefer } else { IdentityPolicy::Require };
         Ok(Self {
-            psks: Arc::new(ArcSwap::from_pointee(pre_shared_keys(&settings.psk_file)?)),
+            psks: Arc::new(ArcSwap::from_pointee(pre_shared_keys(&settings.psk_file, settings.go_peers)?)),
             policy: identity.policy.unwrap_or(by_default),
             registrar: identity.authority_key_file.as_deref().map(Authority::load).transpose()?,
             proof: watch::channel(files.proof(&own)?).0,
@@ -58,6 +60,7 @@ impl Secrets {
             files,
             problems: Mutex::default(),
             psk_file: settings.psk_file.clone(),
+            go_peers: settings.go_peers,
             authority_file: identity.authority_file.clone(),
             own,
         })
@@ -83,7 +86,7 @@ impl Secrets {
             looks.tick().await;
             let now = [stamp(&self.psk_file), stamp(&token_file), self.authority_stamp()];
             if now[0] != seen[0] {
-                let read = pre_shared_keys(&self.psk_file).map_err(IdentityError::from);
+                let read = pre_shared_keys(&self.psk_file, self.go_peers).map_err(IdentityError::from);
                 if let Some(keys) = self.taken(&self.psk_file, read) {
                     tracing::info!(keys = keys.len(), "the pre-shared keys are taken over");
                     self.psks.store(Arc::new(keys));

@@ -46,6 +46,9 @@ pub struct TunnelSettings {
     pub punch: bool,
     /// Find peers in the LAN.
     pub mdns: bool,
+    /// Speak with agents of Go EdgeMesh as well. The private network's key is then made from its file as they make
+    /// it, so every agent of the mesh must have it alike.
+    pub go_peers: bool,
     /// Further interfaces, by the beginning of their names, that are no LAN.
     pub skip_interfaces: Vec<String>,
     /// Whose claims of node names are believed.
@@ -79,6 +82,7 @@ impl TunnelSettings {
             advertise: Vec::new(),
             punch: true,
             mdns: true,
+            go_peers: false,
             skip_interfaces: Vec::new(),
             identity: IdentitySettings::default(),
             limits: TunnelLimits::default(),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::carrier::session::PeerSession;
 use crate::circuit::CircuitStatus;
+use crate::go::GoPeers;
 use crate::inbound::Gate;
 use crate::secrets::Secrets;
 use crate::stream::PeerCounts;
@@ -24,6 +25,8 @@ pub struct TunnelStatus {
     pub relays: Vec<RelayView>,
     /// Every connected peer.
     pub peers: Vec<PeerStatus>,
+    /// How many of them are agents of Go EdgeMesh, whose identity anybody in the private network can have.
+    pub legacy_peers: usize,
     /// Nodes with endpoints that no connection leads to.
     pub unreachable: Vec<UnreachableNode>,
     /// Whose claims of node names are believed: `require`, `prefer` or `off`.
@@ -62,6 +65,8 @@ pub struct PeerStatus {
     pub zone: Option<String>,
     /// Version of its software.
     pub version: Option<String>,
+    /// It is an agent of Go EdgeMesh.
+    pub legacy: bool,
     /// The path new streams take.
     pub path: &'static str,
     /// The remote address of that path.
@@ -116,6 +121,8 @@ pub struct RefusedCounts {
     pub overloaded: u64,
     /// Peer records that do not verify.
     pub bad_record: u64,
+    /// Node names that Go agents claimed and that do not go with their identity.
+    pub go_name: u64,
     /// Carriers of peers that do not have the private network's key.
     pub not_member: u64,
     /// Streams of peers whose names are not proven.
@@ -146,6 +153,7 @@ impl Published {
         &self,
         peer_id: String,
         gate: &Gate,
+        go: Option<&GoPeers>,
         secrets: &Secrets,
         circuits: Option<CircuitStatus>,
     ) -> TunnelStatus {
@@ -155,6 +163,7 @@ impl Published {
             listen: self.listen.clone(),
             relays: self.relays.clone(),
             peers: self.peers.iter().map(PublishedPeer::now).collect(),
+            legacy_peers: self.peers.iter().filter(|peer| peer.status.legacy).count(),
             unreachable: self.unreachable.clone(),
             identity: secrets.policy.as_str(),
             conflicts: self.conflicts.clone(),
@@ -170,6 +179,7 @@ impl Published {
                 malformed_header: refused.malformed_header.load(Ordering::Relaxed),
                 overloaded: refused.overloaded.load(Ordering::Relaxed),
                 bad_record: refused.bad_record.load(Ordering::Relaxed),
+                go_name: go.map_or(0, |go| go.refused.load(Ordering::Relaxed)),
                 not_member: refused.not_member.load(Ordering::Relaxed),
                 unproven: refused.unproven.load(Ordering::Relaxed),
             },

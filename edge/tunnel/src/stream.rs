@@ -43,14 +43,26 @@ impl PeerCounts {
 pub(crate) struct LinkCounts {
     path: AtomicU8,
     /// Directions of streams that ride the substream carriers of the connection.
-    pub(crate) open: AtomicU32,
+    pub(crate) carried: AtomicU32,
+    /// Streams of a Go agent, each of which is a substream.
+    pub(crate) go: AtomicU32,
     /// The connection is given up: yamux does not wake the streams of a connection that is closed from this side.
     pub(crate) closed: CancellationToken,
 }
 
 impl LinkCounts {
     pub(crate) fn new(path: Path) -> Self {
-        Self { path: AtomicU8::new(code(path)), open: AtomicU32::new(0), closed: CancellationToken::new() }
+        Self {
+            path: AtomicU8::new(code(path)),
+            carried: AtomicU32::new(0),
+            go: AtomicU32::new(0),
+            closed: CancellationToken::new(),
+        }
+    }
+
+    /// What would end with the connection.
+    pub(crate) fn streams(&self) -> u32 {
+        self.carried.load(Ordering::Relaxed) + self.go.load(Ordering::Relaxed)
     }
 
     pub(crate) fn path(&self) -> Path {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use edgemesh_mesh::Path;
-use edgemesh_tunnel_proto::{CARRIER_PROTOCOL, CONTROL_PROTOCOL};
+use edgemesh_tunnel_proto::{CARRIER_PROTOCOL, CONTROL_PROTOCOL, DISCOVERY_PROTOCOL, PROXY_PROTOCOL};
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
@@ -23,8 +23,9 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::{Outbox, Received, carry};
+use crate::go::{self, GoPeers, GoStream};
 use crate::inbound::Gate;
-use crate::stream::{LinkCounts, PeerCounts};
+use crate::stream::{LinkCounts, PeerCounts, Side};
 use crate::text::is_relayed;
 
 /// yamux opens a stream without a round trip; what takes longer waits for 256 unacknowledged streams before it.
@@ -38,14 +39,52 @@ const OPEN_QUEUE: usize = 256;
 
 /// Asks a connection for a stream.
 pub(crate) struct OpenRequest {
+    pub(crate) kind: Kind,
     pub(crate) reply: oneshot::Sender<Stream>,
 }
 
-/// Which of the two protocols a substream speaks.
+/// Why a stream was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenError {
+    Timeout,
+    Broken,
+    /// As many streams to the peer are open as there may be.
+    Full,
+}
+
+/// Which protocol a substream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Control,
     Carrier,
+    /// Go EdgeMesh's exchange of names.
+    Discovery,
+    /// Go EdgeMesh's streams.
+    Proxy,
+}
+
+/// What is spoken with Go agents and without.
+const OURS: &[&str] = &[CARRIER_PROTOCOL, CONTROL_PROTOCOL];
+const ALL: &[&str] = &[CARRIER_PROTOCOL, CONTROL_PROTOCOL, DISCOVERY_PROTOCOL, PROXY_PROTOCOL];
+
+impl Kind {
+    fn of(protocol: &str) -> Self {
+        match protocol {
+            CONTROL_PROTOCOL => Self::Control,
+            DISCOVERY_PROTOCOL => Self::Discovery,
+            PROXY_PROTOCOL => Self::Proxy,
+            _ => Self::Carrier,
+        }
+    }
+
+    fn protocol(self) -> &'static [&'static str] {
+        match self {
+            Self::Control => &[CONTROL_PROTOCOL],
+            Self::Carrier => &[CARRIER_PROTOCOL],
+            Self::Discovery => &[DISCOVERY_PROTOCOL],
+            Self::Proxy => &[PROXY_PROTOCOL],
+        }
+    }
 }
 
 /// Negotiates the protocols a substream may speak.
@@ -67,8 +106,7 @@ impl InboundUpgrade<Stream> for Speak {
     type Future = Ready<Result<Self::Output, Infallible>>;
 
     fn upgrade_inbound(self, stream: Stream, protocol: &'static str) -> Self::Future {
-        let kind = if protocol == CONTROL_PROTOCOL { Kind::Control } else { Kind::Carrier };
-        ready(Ok((kind, stream)))
+        ready(Ok((Kind::of(protocol), stream)))
     }
 }
 
@@ -94,7 +132,9 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The peer opened a carrier.
-    Carrier(ConnectionId, PeerId, Stream),
+    Carrier(ConnectionId, PeerId, Box<Stream>),
+    /// A Go agent's connection carries its first stream after a pause.
+    Woken(ConnectionId),
     /// The control stream could not be opened.
     Mute(ConnectionId),
 }
@@ -120,6 +160,7 @@ impl PeerTable {
 /// See the module.
 pub(crate) struct Behaviour {
     gate: Arc<Gate>,
+    go: Option<Arc<GoPeers>>,
     frames: mpsc::Sender<Received>,
     links: HashMap<ConnectionId, Link>,
     peers: Arc<PeerTable>,
@@ -128,9 +169,10 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(gate: Arc<Gate>, frames: mpsc::Sender<Received>) -> Self {
+    pub(crate) fn new(gate: Arc<Gate>, frames: mpsc::Sender<Received>, go: Option<Arc<GoPeers>>) -> Self {
         Self {
             gate,
+            go,
             frames,
             links: HashMap::new(),
             peers: Arc::default(),
@@ -168,14 +210,16 @@ impl Behaviour {
         Handler {
             connection,
             peer_id: peer,
-            _peer: self.counts(peer),
+            peer: self.counts(peer),
             outbox: link.outbox,
             counts: link.counts,
             requests,
             gate: self.gate.clone(),
+            go: self.go.clone(),
             frames: self.frames.clone(),
             open_control: opens,
             controlled: false,
+            asked: Arc::new(()),
             events: VecDeque::new(),
         }
     }
@@ -248,18 +292,55 @@ pub(crate) struct Handler {
     connection: ConnectionId,
     peer_id: PeerId,
     /// Lives as long as the connection.
-    _peer: Arc<PeerCounts>,
+    peer: Arc<PeerCounts>,
     outbox: Arc<Outbox>,
     counts: Arc<LinkCounts>,
     requests: mpsc::Receiver<OpenRequest>,
     gate: Arc<Gate>,
+    go: Option<Arc<GoPeers>>,
     frames: mpsc::Sender<Received>,
     open_control: bool,
     controlled: bool,
+    /// Held by the task that answers a Go agent's question.
+    asked: Arc<()>,
     events: VecDeque<Event>,
 }
 
 impl Handler {
+    /// A Go agent's stream, counted.
+    fn take(&mut self, stream: Stream, side: Side) -> GoStream {
+        self.woken();
+        GoStream::new(stream, self.peer.clone(), self.counts.clone(), side)
+    }
+
+    /// A connection that is used for a moment only must not look idle to the state.
+    fn woken(&mut self) {
+        if self.counts.streams() == 0 && self.events.len() < MAX_EVENTS {
+            self.events.push_back(Event::Woken(self.connection));
+        }
+    }
+
+    /// One question at a time is enough for a name.
+    fn go_asks(&mut self, stream: Stream) {
+        let Some(go) = self.go.clone() else { return };
+        if Arc::strong_count(&self.asked) > 1 {
+            return;
+        }
+        let (stream, asking) = (self.take(stream, Side::Inbound), self.asked.clone());
+        let (connection, peer) = (self.connection, self.peer_id);
+        self.gate.spawn(async move {
+            go::answer_discovery(go, connection, peer, stream).await;
+            drop(asking);
+        });
+    }
+
+    /// Carriers of a session are few; a peer that opens more than its share has them dropped unread.
+    fn carrier(&mut self, stream: Stream) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push_back(Event::Carrier(self.connection, self.peer_id, Box::new(stream)));
+        }
+    }
+
     fn control(&mut self, stream: Stream) {
         // One control stream is enough; a second would let a peer multiply its queue.
         if self.controlled {
@@ -292,7 +373,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = Opening;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Speak> {
-        SubstreamProtocol::new(Speak(&[CARRIER_PROTOCOL, CONTROL_PROTOCOL]), ())
+        SubstreamProtocol::new(Speak(if self.go.is_some() { ALL } else { OURS }), ())
     }
 
     /// The state closes connections; libp2p's idle timeout must not.
@@ -306,10 +387,10 @@ impl ConnectionHandler for Handler {
         }
         let (protocols, opening): (&'static [&'static str], Opening) = if self.open_control {
             self.open_control = false;
-            (&[CONTROL_PROTOCOL], Opening::Control)
+            (Kind::Control.protocol(), Opening::Control)
         } else {
             match self.requests.poll_recv(cx) {
-                Poll::Ready(Some(request)) => (&[CARRIER_PROTOCOL], Opening::Stream(request)),
+                Poll::Ready(Some(request)) => (request.kind.protocol(), Opening::Stream(request)),
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
         };
@@ -330,22 +411,33 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (Kind::Carrier, stream),
                 ..
+            }) => self.carrier(stream),
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (Kind::Discovery, stream),
+                ..
+            }) => self.go_asks(stream),
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (Kind::Proxy, stream),
+                ..
             }) => {
-                // Carriers of a session are few; a peer that opens more than its share has them dropped unread.
-                if self.events.len() < MAX_EVENTS {
-                    self.events.push_back(Event::Carrier(self.connection, self.peer_id, stream));
+                let stream = self.take(stream, Side::Inbound);
+                if let Some(go) = &self.go {
+                    self.gate.admit_go(stream, self.peer_id, self.peer.clone(), go.clone());
                 }
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info }) => {
                 match info {
                     Opening::Control => self.control(stream),
                     Opening::Stream(request) => {
+                        if request.kind != Kind::Carrier {
+                            self.woken();
+                        }
                         // Whoever asked may have given up.
                         let _ = request.reply.send(stream);
                     }
                 }
             }
-            // Whoever asked for a carrier sees its request dropped.
+            // Whoever asked for a stream sees its request dropped.
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info: Opening::Control, .. }) => {
                 self.events.push_back(Event::Mute(self.connection));
             }

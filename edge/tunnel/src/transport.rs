@@ -23,13 +23,15 @@ use libp2p::core::{ConnectedPoint, Endpoint};
 use libp2p::identity::Keypair;
 use libp2p::relay::client::transport::Error as CircuitError;
 use libp2p::relay::outbound::hop::{ConnectError, ReserveError};
-use libp2p::{Multiaddr, PeerId, Transport, noise, relay, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Transport, noise, relay, tcp};
 use thiserror::Error as ThisError;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::circuit::LIVENESS;
 
+use crate::go::{GoPeers, veil};
+use crate::muxer;
 use crate::pnet::{self, Psk, Role};
 
 /// A TCP handshake that took longer is given up, and the next attempt sends a SYN at once: the kernel would double
@@ -216,7 +218,7 @@ impl Transport for Outgoing {
 }
 
 /// Who speaks first. Of two that dial each other at one moment DCUtR makes one the listener.
-fn role_of(endpoint: &ConnectedPoint) -> Role {
+pub(crate) fn role_of(endpoint: &ConnectedPoint) -> Role {
     match endpoint {
         ConnectedPoint::Dialer { role_override: Endpoint::Dialer, .. } => Role::Dialler,
         ConnectedPoint::Dialer { role_override: Endpoint::Listener, .. }
@@ -232,10 +234,10 @@ pub(crate) fn build(
     meters: &Meters,
     outgoing: Arc<AtomicBool>,
     ours: mpsc::Sender<Diverted>,
+    go: Option<Arc<GoPeers>>,
 ) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour), noise::Error> {
     let noise = noise::Config::new(key)?;
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(MAX_STREAMS);
+    let yamux = muxer::Config::new(MAX_STREAMS);
 
     // Closing resets. A connection is closed when it is dead or nothing is open on it, and a reset frees what a
     // closing handshake would leave for a minute or more: the own port towards the peer (TIME_WAIT) and the NATs'
@@ -248,7 +250,7 @@ pub(crate) fn build(
         let _ = socket2::SockRef::from(&stream.0).set_tcp_user_timeout(Some(USER_TIMEOUT));
         stream
     });
-    let tcp_meters = meters.clone();
+    let (tcp_meters, circuit_psks) = (meters.clone(), psks.clone());
     let direct = TransportTimeout::with_outgoing_timeout(sockets, CONNECT_TIMEOUT)
         .map_err(|error| Stage::Connect(NoAnswer(error.to_string())))
         .and_then(move |inner, endpoint| {
@@ -271,9 +273,13 @@ pub(crate) fn build(
     let circuit_meters = meters.clone();
     let relayed = circuits
         .map_err(Stage::Circuit)
-        .map(move |inner, endpoint| {
+        .and_then(move |inner, endpoint| {
             let meter = circuit_meters.of(endpoint.get_remote_address());
-            Metered { inner, meter }
+            let (go, psks) = (go.clone(), circuit_psks.load_full());
+            async move {
+                let veiled = veil(go.as_deref(), psks, Metered { inner, meter }, &endpoint).await;
+                veiled.map_err(|error| Stage::Psk(error.to_string()))
+            }
         })
         .upgrade(Version::V1Lazy)
         .authenticate(noise)

@@ -402,6 +402,7 @@ fn tunnel(
         authority_file: effective.file("modules.edgeTunnel.identity.authorityFile"),
         authority_key_file: effective.file("modules.edgeTunnel.identity.authorityKeyFile"),
         mdns: effective.flag("modules.edgeTunnel.mdns"),
+        go_peers: effective.flag("modules.edgeTunnel.goPeers"),
         metrics: effective
             .flag("modules.edgeTunnel.metricConfig.enable")
             .then(|| effective.port("modules.edgeTunnel.metricConfig.port")),

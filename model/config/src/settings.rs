@@ -307,6 +307,8 @@ pub struct TunnelSettings {
     pub authority_key_file: PathBuf,
     /// Whether peers are looked for in the LAN.
     pub mdns: bool,
+    /// Speak with agents of Go EdgeMesh too.
+    pub go_peers: bool,
     /// The port of metrics on all interfaces.
     pub metrics: Option<u16>,
 }

@@ -95,6 +95,20 @@ fn an_agent_and_a_gateway_of_one_node_share_no_file_and_no_port() {
 }
 
 #[test]
+fn go_agents_are_spoken_with_where_the_file_asks_for_it() {
+    for (tunnel, expected) in [
+        ("enable: true", false),
+        ("enable: true, goPeers: true", true),
+        ("enable: true, goPeers: false", false),
+    ] {
+        let text = format!("modules: {{edgeTunnel: {{{tunnel}}}}}");
+        for settings in [agent(&text), gateway(&text)] {
+            assert_eq!(settings.tunnel.expect("on").go_peers, expected, "{tunnel}");
+        }
+    }
+}
+
+#[test]
 fn go_c19_missing_modules_is_no_crash() {
     let nothing = agent("");
     for text in [

@@ -8,7 +8,8 @@ use edgemesh_api::{ObjectKey, Protocol};
 use edgemesh_tunnel_proto::circuit::{CircuitAnswer, Greeting, Kind, Op, Request, Token};
 use edgemesh_tunnel_proto::session::{self, ResetReason, StreamId};
 use edgemesh_tunnel_proto::{
-    Address, Frame, PeerId, PeerRecord, Proof, SignedRecord, StreamHeader, datagram_prefix,
+    Address, Discovery, Frame, MessageType, PeerId, PeerRecord, Proof, Proxy, SignedRecord, StreamHeader,
+    datagram_prefix,
 };
 
 fn main() {
@@ -63,6 +64,18 @@ fn main() {
     circuits();
 
     sessions();
+
+    let discovery = Discovery { protocol: "MDNS".into(), node: "ke-edge1".into(), ..Discovery::default() };
+    save("go", "discovery", &discovery.encode().expect("short"));
+    let proxy = Proxy {
+        kind: MessageType::Success,
+        protocol: "udp".into(),
+        node: "ke-edge1".into(),
+        ip: "10.0.0.1".into(),
+        port: 8080,
+    };
+    save("go", "proxy", &proxy.encode().expect("short"));
+    save("go", "failed", &Proxy::FAILED);
 
     save("dns", "a", &question(b"\x04shop\x07default\x03svc\x07cluster\x05local\0", 1, false));
     save(

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use edgemesh_config::{Environment, Role};
 use edgemesh_tunnel_proto::circuit::{CircuitAnswer, Greeting, Request, sniff};
-use edgemesh_tunnel_proto::{Answer, Frame, PeerRecord, StreamHeader, split_datagram};
+use edgemesh_tunnel_proto::{Answer, Discovery, Frame, PeerRecord, Proxy, StreamHeader, split_datagram};
 
 mod list_stream;
 mod session;
@@ -17,11 +17,12 @@ pub use session::session;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("dns", dns),
     ("upstream", upstream),
     ("header", header),
     ("control", control),
+    ("go", go),
     ("circuit", circuit),
     ("record", record),
     ("session", session),
@@ -145,5 +146,21 @@ pub fn config(bytes: &[u8]) {
             text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(values(&again), values(&converted), "converting again changes nothing");
+    }
+}
+
+/// The messages of Go agents: what is read is written the same way and read again.
+pub fn go(bytes: &[u8]) {
+    if let Ok(Some((message, taken))) = Discovery::decode(bytes) {
+        assert!(taken <= bytes.len());
+        let again =
+            message.encode().map(|bytes| Discovery::decode(&bytes).map(|read| read.map(|(read, _)| read)));
+        assert!(again.is_none_or(|again| again == Ok(Some(message))));
+    }
+    if let Ok(Some((message, taken))) = Proxy::decode(bytes) {
+        assert!(taken <= bytes.len());
+        let again =
+            message.encode().map(|bytes| Proxy::decode(&bytes).map(|read| read.map(|(read, _)| read)));
+        assert!(again.is_none_or(|again| again == Ok(Some(message))));
     }
 }

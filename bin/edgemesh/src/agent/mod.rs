@@ -231,6 +231,7 @@ fn start_tunnel(
     tunnel.relays = relays;
     tunnel.relay = flags.relay;
     tunnel.mdns = flags.mdns;
+    tunnel.go_peers = flags.go_peers;
     tunnel.identity = IdentitySettings {
         policy: match flags.identity {
             IdentityMode::Auto => None,

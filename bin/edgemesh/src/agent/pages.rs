@@ -282,6 +282,11 @@ impl Figures for FigureBoard {
                 counter("refused_overload", "Tunnel streams beyond the bounds", status.refused.overloaded),
                 counter("refused_records", "Peer records that did not verify", status.refused.bad_record),
                 counter(
+                    "refused_go_names",
+                    "Node names that do not go with a Go agent's identity",
+                    status.refused.go_name,
+                ),
+                counter(
                     "refused_unproven",
                     "Tunnel streams of peers whose names are not proven",
                     status.refused.unproven,

@@ -82,6 +82,7 @@ pub(crate) fn of_config(settings: &Settings) -> Result<AgentSettings> {
         listen: vec![std::net::SocketAddr::from(([0_u16; 8], tunnel.listen_port))],
         advertise: tunnel.advertise.clone(),
         mdns: tunnel.mdns,
+        go_peers: tunnel.go_peers,
         skip_interfaces: tunnel.extra_filtered_interfaces.clone(),
         listen_interfaces: tunnel.listen_interfaces.clone(),
     });

@@ -45,6 +45,7 @@ edgemesh agent: DNS, interception, proxy and tunnel of one node
   --listen ADDR            tunnel address, repeatable (default 0.0.0.0:20006 and [::]:20006)
   --advertise ADDR         address at which other nodes reach the tunnel, repeatable (default: the node's own)
   --no-mdns                do not look for peers in the LAN
+  --go-peers               speak with agents of Go EdgeMesh too; on every agent of the mesh or on none
   --no-tunnel              no tunnel: only backends this node can dial itself
   --dns-listen IP[:PORT]   DNS address, repeatable (default 169.254.96.16 and fe80::a9fe:6010%edgemesh0, port 53); `off`
   --dns-upstream IP[:PORT] where other names are asked, repeatable (default: /etc/resolv.conf)
@@ -139,6 +140,7 @@ struct Raw {
     listen: Vec<SocketAddr>,
     advertise: Vec<SocketAddr>,
     no_mdns: bool,
+    go_peers: bool,
     no_tunnel: bool,
     dns_listen: Vec<SocketAddr>,
     dns_off: bool,
@@ -206,6 +208,7 @@ impl Raw {
             "listen" => self.listen.push(socket_addr(&parser.value()?.string()?, DEFAULT_TUNNEL_PORT)?),
             "advertise" => self.advertise.push(socket_addr(&parser.value()?.string()?, DEFAULT_TUNNEL_PORT)?),
             "no-mdns" => self.no_mdns = true,
+            "go-peers" => self.go_peers = true,
             "no-tunnel" => self.no_tunnel = true,
             "dns-listen" => match parser.value()?.string()?.as_str() {
                 "off" => self.dns_off = true,
@@ -367,6 +370,7 @@ impl Raw {
             tunnel.relay |= self.relay_role;
             tunnel.relays.extend(self.relays);
             tunnel.mdns &= !self.no_mdns;
+            tunnel.go_peers |= self.go_peers;
             tunnel.advertise.extend(self.advertise);
             if let Some(path) = self.psk_file {
                 tunnel.psk_file = path;
@@ -442,6 +446,7 @@ fn defaults(node_name: &str) -> AgentSettings {
             listen: Vec::new(),
             advertise: Vec::new(),
             mdns: true,
+            go_peers: false,
             skip_interfaces: Vec::new(),
             listen_interfaces: Vec::new(),
         }),

@@ -107,6 +107,8 @@ pub(crate) struct TunnelFlags {
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) advertise: Vec<SocketAddr>,
     pub(crate) mdns: bool,
+    /// Speak with agents of Go EdgeMesh too.
+    pub(crate) go_peers: bool,
     pub(crate) skip_interfaces: Vec<String>,
     /// Interfaces whose addresses are listened on; none means all.
     pub(crate) listen_interfaces: Vec<String>,

@@ -27,9 +27,9 @@ pub struct Member {
 }
 
 impl Member {
-    /// From the files the tunnel starts from.
-    pub fn load(key_file: &Path, psk_file: &Path) -> Result<Self, KeyError> {
-        let psks = pre_shared_keys(psk_file)?;
+    /// From the files the tunnel starts from, and whether Go agents have the private network's key too.
+    pub fn load(key_file: &Path, psk_file: &Path, go_peers: bool) -> Result<Self, KeyError> {
+        let psks = pre_shared_keys(psk_file, go_peers)?;
         Ok(Self::new(node_key(key_file)?, Arc::new(ArcSwap::from_pointee(psks))))
     }
 

@@ -16,7 +16,7 @@ use super::Driver;
 use crate::carrier::CarrierEvent;
 use crate::carrier::session::PeerSession;
 use crate::status::CarrierStatus;
-use crate::streams::OpenRequest;
+use crate::streams::{Kind, OpenRequest};
 use crate::text::{peer_from, peer_text, socket_of};
 
 /// A carrier that stands.
@@ -41,7 +41,7 @@ impl Driver {
                 let (open, path) = (entry.link.open.clone(), entry.link.counts.path());
                 self.carriers.substream(attempt, id, way, path, async move {
                     let (reply, answer) = oneshot::channel();
-                    open.send(OpenRequest { reply }).await.ok()?;
+                    open.send(OpenRequest { kind: Kind::Carrier, reply }).await.ok()?;
                     answer.await.ok()
                 });
             }
@@ -121,7 +121,7 @@ impl Driver {
             self.state.handle(Input::SessionLoad { peer, streams }, now);
         }
         for (conn, entry) in &self.links {
-            entry.link.counts.open.store(loads.get(conn).copied().unwrap_or(0), Ordering::Relaxed);
+            entry.link.counts.carried.store(loads.get(conn).copied().unwrap_or(0), Ordering::Relaxed);
         }
     }
 

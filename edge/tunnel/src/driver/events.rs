@@ -67,6 +67,7 @@ impl Driver {
         match event {
             BehaviourEvent::Identify(libp2p::identify::Event::Received { connection_id, info, .. }) => {
                 self.seen_at(&info.observed_addr);
+                self.tell_apart(connection_id, &info.protocols, now);
                 if let Some(&conn) = self.conns.get(&connection_id) {
                     self.state.handle(Input::Identified { conn }, now);
                 }
@@ -86,11 +87,18 @@ impl Driver {
                 let Some(&conn) = self.conns.get(&connection) else { return };
                 let Some(entry) = self.links.get(&conn) else { return };
                 let path = entry.link.counts.path();
-                self.carriers.take_substream(stream, peer, Way::Substream(conn), path);
+                self.carriers.take_substream(*stream, peer, Way::Substream(conn), path);
+            }
+            BehaviourEvent::Streams(StreamEvent::Woken(connection)) => {
+                let Some(&conn) = self.conns.get(&connection) else { return };
+                let Some(entry) = self.links.get(&conn) else { return };
+                let (streams, received) = (entry.link.counts.streams(), entry.meter.load(Ordering::Relaxed));
+                self.state.handle(Input::Activity { conn, streams, received }, now);
             }
             BehaviourEvent::Streams(StreamEvent::Mute(connection)) => {
-                self.swarm.close_connection(connection);
+                self.mute(connection);
             }
+            BehaviourEvent::Ping(event) if event.result.is_err() => self.unanswered(event.connection),
             _ => {}
         }
     }
@@ -116,7 +124,10 @@ impl Driver {
         let conn = ConnId(self.next_conn);
         tracing::debug!(%peer, %remote, path = %kind.path(), "connection made");
         let dialled = endpoint.is_dialer().then(|| socket_of(&remote)).flatten();
-        self.links.insert(conn, LinkEntry { connection, peer, dialled, link, meter, counts });
+        self.links.insert(
+            conn,
+            LinkEntry { connection, peer, dialled, link, meter, counts, legacy: None, mute: false },
+        );
         self.conns.insert(connection, conn);
         let address = address_text(&without_peer(remote));
         self.state.handle(Input::Connected { conn, peer: peer_text(&peer), kind, address, dial }, now);
@@ -335,9 +346,8 @@ impl Driver {
         let now = Instant::now();
         let Some(&conn) = self.conns.get(&received.connection) else { return };
         match received.frame {
-            None => {
-                self.swarm.close_connection(received.connection);
-            }
+            // Opened without a round trip, a refused control stream looks like a broken one.
+            None => self.mute(received.connection),
             Some(Frame::Record(signed)) => match verify(&signed) {
                 Ok(record) => self.on_record(conn, record, signed, now),
                 Err(error) => {

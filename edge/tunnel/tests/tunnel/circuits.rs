@@ -27,7 +27,7 @@ struct Mesh {
 }
 
 fn member(node: &Node) -> Member {
-    Member::load(&node.dir.path().join("keys/node.key"), &node.dir.path().join("psk")).unwrap()
+    Member::load(&node.dir.path().join("keys/node.key"), &node.dir.path().join("psk"), false).unwrap()
 }
 
 fn identity(node: &Node) -> PeerId {
@@ -206,7 +206,8 @@ async fn a_peer_at_its_bound_is_refused_alone() {
 async fn refusals_name_their_reason() {
     let mut mesh = mesh("127.0.0.1:0", |_| {}).await;
     let (a, b) = (member(&mesh.a), member(&mesh.b));
-    let nobody = Member::load(&mesh.a.dir.path().join("other.key"), &mesh.a.dir.path().join("psk")).unwrap();
+    let nobody =
+        Member::load(&mesh.a.dir.path().join("other.key"), &mesh.a.dir.path().join("psk"), false).unwrap();
     let to_nobody = connect_circuit(mesh.at, &mesh.id, nobody.peer(), &a).await;
     assert_eq!(refusal(to_nobody), Status::NoReservation);
     let to_itself = connect_circuit(mesh.at, &mesh.id, a.peer(), &a).await;
@@ -217,7 +218,7 @@ async fn refusals_name_their_reason() {
     let psk = mesh.a.dir.path().join("foreign");
     std::fs::write(&psk, "e".repeat(64)).unwrap();
     std::fs::set_permissions(&psk, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let stranger = Member::load(&mesh.a.dir.path().join("keys/node.key"), &psk).unwrap();
+    let stranger = Member::load(&mesh.a.dir.path().join("keys/node.key"), &psk, false).unwrap();
     assert_eq!(refusal(connect_circuit(mesh.at, &mesh.id, b.peer(), &stranger).await), Status::NotMember);
 
     // A third member that got hold of a token has nothing by it; afterwards the right one still does.

@@ -5,6 +5,7 @@
 mod circuits;
 mod common;
 mod direct;
+mod go;
 mod identity;
 mod relayed;
 mod settings;

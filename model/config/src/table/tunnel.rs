@@ -228,6 +228,14 @@ pub(super) const TUNNEL: &[Field] = &[
         "look for peers in the LAN",
     ),
     Field::ours(
+        "modules.edgeTunnel.goPeers",
+        Roles::Both,
+        Shape::Flag,
+        Preset::Flag(false),
+        "speak with agents of Go EdgeMesh too; the private-network key is then made from its file as they make it, so all \
+         agents of a mesh must agree; psk.path's bytes count, a newline at the end too",
+    ),
+    Field::ours(
         "modules.edgeTunnel.advertiseAddress",
         Roles::Both,
         Shape::Addresses,
