@@ -248,7 +248,10 @@ impl<'a> KindTask<'a> {
     fn tell(&self) {
         let status = self.reflector.status().clone();
         let place = format!("{} of {}", status.kind, self.shared.spec.access.url());
+        // A kind of our own, which a cluster has when it uses it: its absence is told with the kinds alone.
+        let unused = status.kind == Kind::TunnelPolicy && status.state == KindState::Absent;
         let trouble = match (&status.failure, &status.undecodable) {
+            (Some(_), _) if unused => None,
             // The link's own failures are told once for all kinds.
             (Some(failure), _) if self.shared.board.failure().is_none() => Some(Trouble {
                 message: words(&status, failure),
