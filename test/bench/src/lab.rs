@@ -154,6 +154,14 @@ impl Lab {
         Ok(serde_json::from_str(&edgemesh_admin::fetch(&self.admin(node), "/status")?)?)
     }
 
+    /// The end of the log of [`Lab::start_agent`].
+    pub(crate) fn agent_log(&self, node: &str) -> String {
+        let log = self.state.join("nodes").join(node).join("agent.log");
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
     /// A folder of files for this bench; it goes with the laboratory.
     pub(crate) fn files(&self) -> &Path {
         self.files.path()

@@ -6,12 +6,12 @@ use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use edgemesh_lab::site::keys_of;
 use edgemesh_tunnel_proto::{NatKind, expected};
 use serde_json::{Value, json};
 
-use crate::alone::LOOK;
+use crate::alone::{LOOK, PATIENCE};
 use crate::frame::Report;
 use crate::inside::Samples;
 use crate::kernel_path_stage::service_on;
@@ -176,7 +176,7 @@ fn round(lab: &Lab, pairs: Vec<Pair>) -> Result<Vec<Cell>> {
             "--listen",
             &listen[1],
         ]);
-        agents.push(Killed(lab.start_agent(name, &flags)?));
+        agents.push(Running::start(lab, name, &flags)?);
     }
     for pair in &pairs {
         let folder = lab.files().join(pair.nodes.concat());
@@ -187,13 +187,14 @@ fn round(lab: &Lab, pairs: Vec<Pair>) -> Result<Vec<Cell>> {
             flags.extend(words(&["--relay", &format!("{address}:{port}")]));
         }
         for node in &pair.nodes {
-            agents.push(Killed(lab.start_agent(node, &flags)?));
+            agents.push(Running::start(lab, node, &flags)?);
         }
     }
     let mut cells: Vec<Cell> = pairs.into_iter().map(Cell::new).collect();
     while !cells.iter().all(Cell::is_expected) && began.elapsed() < FINAL {
         thread::sleep(LOOK);
         cells.iter_mut().for_each(|cell| cell.look(lab, began));
+        agents.iter_mut().try_for_each(Running::must_run)?;
     }
     for cell in &mut cells {
         let reaches = |from: usize, to: usize| {
@@ -205,14 +206,38 @@ fn round(lab: &Lab, pairs: Vec<Pair>) -> Result<Vec<Cell>> {
     Ok(cells)
 }
 
-/// `edgemesh lab exec`, whose agent ends with it.
-struct Killed(Child);
+/// An agent of this round.
+struct Running<'l> {
+    lab: &'l Lab,
+    node: String,
+    /// `edgemesh lab exec`, whose agent ends with it.
+    exec: Child,
+}
 
-impl Drop for Killed {
+impl<'l> Running<'l> {
+    fn start(lab: &'l Lab, node: &str, flags: &[String]) -> Result<Self> {
+        Ok(Self { lab, node: node.to_owned(), exec: lab.start_agent(node, flags)? })
+    }
+
+    /// An agent that ended says nothing about NATs.
+    fn must_run(&mut self) -> Result<()> {
+        if let Some(ended) = self.exec.try_wait()? {
+            bail!("the agent of {} ended: {ended}\n{}", self.node, self.lab.agent_log(&self.node));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         // It may have ended already; there is nobody to tell.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.exec.kill();
+        let _ = self.exec.wait();
+        // The kernel ends the agent a little later, and the next one wants its ports.
+        let deadline = Instant::now() + PATIENCE;
+        while self.lab.status_of(&self.node).is_ok() && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
     }
 }
 
