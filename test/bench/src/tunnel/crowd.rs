@@ -25,9 +25,11 @@ use tokio_util::sync::CancellationToken;
 /// Between two looks at how many nodes have the relay: the resolution of what is told.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The word on standard input upon which nodes open circuits to each other, and what is said of it.
+/// The words on standard input upon which so many more nodes start, and nodes open circuits to each other; what is said of
+/// the latter.
+pub(super) const START: &str = "start ";
 pub(super) const OPEN: &str = "open";
-pub(super) const OPENED: &str = "opened";
+pub(super) const OPENED: &str = "opened ";
 
 /// Serves every stream by sending back what comes.
 struct Echo;
@@ -44,8 +46,8 @@ impl Serve for Echo {
     }
 }
 
-/// Runs so many nodes that use one relay until it is killed. Says how many have it whenever that changes.
-pub(super) fn run(nodes: usize, relay: &str, psk: &Path, folder: &Path) -> Result<()> {
+/// Runs nodes that use one relay until it is killed. Says how many have it whenever that changes.
+pub(super) fn run(relay: &str, psk: &Path, folder: &Path) -> Result<()> {
     edgemesh_net::limits::raise_descriptor_limit()?;
     let (words_in, words) = mpsc::channel(1);
     std::thread::spawn(move || {
@@ -56,19 +58,12 @@ pub(super) fn run(nodes: usize, relay: &str, psk: &Path, folder: &Path) -> Resul
         }
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(crowd(nodes, relay, psk, folder, words))
+    runtime.block_on(crowd(relay, psk, folder, words))
 }
 
-async fn crowd(
-    nodes: usize,
-    relay: &str,
-    psk: &Path,
-    folder: &Path,
-    mut words: mpsc::Receiver<String>,
-) -> Result<()> {
+async fn crowd(relay: &str, psk: &Path, folder: &Path, mut words: mpsc::Receiver<String>) -> Result<()> {
     let ends = CancellationToken::new();
-    let handles: Vec<TunnelHandle> =
-        (0..nodes).map(|number| node(number, relay, psk, folder, &ends)).collect::<Result<_>>()?;
+    let mut handles = Vec::new();
     let mut told = usize::MAX;
     let mut open = Vec::new();
     let mut look = tokio::time::interval(LOOK);
@@ -83,9 +78,13 @@ async fn crowd(
             }
             word = words.recv() => {
                 let Some(word) = word else { return Ok(()) };
-                if word == OPEN {
+                if let Some(more) = word.strip_prefix(START) {
+                    for number in handles.len()..handles.len() + more.parse::<usize>()? {
+                        handles.push(node(number, relay, psk, folder, &ends)?);
+                    }
+                } else if word == OPEN {
                     open = circuits(&handles).await;
-                    println!("{OPENED} {}", open.len());
+                    println!("{OPENED}{}", open.len());
                 }
             }
         }
@@ -119,7 +118,8 @@ fn node(
 }
 
 fn is_up(handle: &TunnelHandle) -> bool {
-    handle.status().relays.iter().all(|relay| relay.state == RelayState::Up)
+    // A node that has just started shows none yet.
+    handle.status().relays.iter().any(|relay| relay.state == RelayState::Up)
 }
 
 /// Opens a stream from each even node to the next; those that carried a byte there and back.

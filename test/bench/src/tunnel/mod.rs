@@ -99,9 +99,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
 pub(crate) fn program(words: &[&str]) -> Result<Value> {
     match words {
         ["server"] => bare::server(PORT)?,
-        ["crowd", nodes, relay, psk, folder] => {
-            crowd::run(nodes.parse()?, relay, psk.as_ref(), folder.as_ref())?;
-        }
+        ["crowd", relay, psk, folder] => crowd::run(relay, psk.as_ref(), folder.as_ref())?,
         ["failover-server"] => load::server(PORT)?,
         ["proxy", backend] => bare::proxy(Way::Copy, backend.parse().context("a backend")?)?,
         other => bail!("there is no program {other:?}"),
