@@ -48,6 +48,7 @@ pub(super) fn measure(samples: &mut Samples) -> Result<()> {
                 first_bytes(samples, arm, rtt)?;
             }
         }
+        let before = running.stage.passed();
         for _ in 0..ROUNDS {
             let mut rates = [0.0; 2];
             for (rate, arm) in rates.iter_mut().zip(&arms) {
@@ -56,6 +57,12 @@ pub(super) fn measure(samples: &mut Samples) -> Result<()> {
                 samples.add(format!("long_link_mbit_per_s{ending}_{}", arm.name), *rate);
             }
             samples.add(format!("long_link_ratio{ending}"), rates[1] / rates[0]);
+        }
+        if loss > 0.0 {
+            let after = running.stage.passed();
+            let (lost, passed) = (after.lost - before.lost, after.forwarded - before.forwarded);
+            let percent = 100.0 * lost as f64 / (lost + passed) as f64;
+            samples.add(format!("long_link_frames_lost_percent{ending}"), percent);
         }
     }
     Ok(())

@@ -84,6 +84,9 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
          conn_rate_ratio: new connections per second, direct to hop; medians of the ratios within each round",
     );
     report.note("long link", long_link::NOTE);
+    // Namespaces have the machine's, and may not choose what it does not allow.
+    let control = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    report.note("congestion control", control.context("tcp_congestion_control")?.trim());
     report.note(
         "samples",
         &format!(
@@ -322,7 +325,6 @@ fn opened(samples: &mut Samples, running: &Running, arm: &Arm) -> Result<()> {
     })?;
     samples.add("tunnel_open_10k", failed.iter().sum::<usize>() as f64);
     samples.add("tunnel_open_10k_s", began.elapsed().as_secs_f64());
-    samples.add("tunnel_memory_peak_mib", memory()?);
     running.agents.until_idle()?;
     let deadline = Instant::now() + MEMORY_SETTLES;
     while memory()? > before && Instant::now() < deadline {

@@ -68,7 +68,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     report.note(
         "restart",
         "kill -9 of the relay and a start: back_1s: nodes that have it again 1 s after it listens; back: within 60 s; back_ms: until \
-         the last of these",
+         the last of these; the CPU of the relay and of the crowd meanwhile says which of them was waited for",
     );
     Ok(())
 }
@@ -173,6 +173,7 @@ pub(crate) fn inside(samples: &mut Samples) -> Result<()> {
         bail!("nodes do not notice that the relay is gone");
     }
     relay.restart()?;
+    let crowd_spent = cpu::precise_seconds(crowd.process.id())?;
     let listens = stage.a.run(|| {
         let deadline = Instant::now() + alone::PATIENCE;
         while TcpStream::connect((*address, TUNNEL)).is_err() {
@@ -188,6 +189,8 @@ pub(crate) fn inside(samples: &mut Samples) -> Result<()> {
     let (back, last) = crowd.until_up(NODES, listens + ALL_UP)?;
     samples.add("back", back as f64);
     samples.add("back_ms", (last - listens).as_secs_f64() * 1e3);
+    samples.add("back_relay_cpu_s", cpu::precise_seconds(relay.pid()?)?);
+    samples.add("back_crowd_cpu_s", cpu::precise_seconds(crowd.process.id())? - crowd_spent);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use edgemesh_net::netlink::nft::{
 };
 use edgemesh_net::netlink::rt::{Handle, LinkKind, Peer, Prefix, Route};
 use edgemesh_net::netns::Namespace;
-use edgemesh_net::wire::{Impairment, Port, Wires};
+use edgemesh_net::wire::{Counters, Impairment, Port, Wires};
 
 use crate::alone::loopback_up;
 
@@ -111,7 +111,7 @@ impl Stage {
         let mut relays = Vec::new();
         for (number, name) in (3..).zip(RELAYS).take(if ground.two_relays { 2 } else { 1 }) {
             let relay = make()?;
-            inside(&relay, host)?;
+            inside(&relay, loopback_up)?;
             join(&hub, name, at(number, GATEWAY), &relay, "eth0", at(number, HOST))?;
             inside(&relay, || gateway(at(number, GATEWAY)))?;
             relays.push((relay, at(number, HOST)));
@@ -155,6 +155,11 @@ impl Stage {
         if let Some(wires) = &self.wires {
             wires.set(0, impairment);
         }
+    }
+
+    /// What passed the wire of node a, both ways together.
+    pub(crate) fn passed(&self) -> Counters {
+        self.wires.as_ref().map(|wires| wires.counters(0)).unwrap_or_default()
     }
 
     /// Has the hub swallow what the nodes send each other, but for what goes to or comes from a TCP port.
@@ -211,16 +216,8 @@ pub(crate) fn inside<T: Send>(place: &Namespace, work: impl FnOnce() -> Result<T
     Ok(place.run(|| work().map_err(io::Error::other))?)
 }
 
-/// What every host of a stage has: TCP as Linux ships it, whatever this machine was set to, where the kernel has it.
-fn host() -> Result<()> {
-    drop(std::fs::write(CONGESTION, "cubic"));
-    loopback_up()
-}
-
-const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
-
 fn forward() -> Result<()> {
-    host()?;
+    loopback_up()?;
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("ip_forward")
 }
 
@@ -243,7 +240,7 @@ fn join(
         Ok(Handle::open()?.add_link(device, LinkKind::Veth(peer))?)
     })?;
     inside(near, || up(device, Some(address)).map(drop))?;
-    inside(far, || host().and_then(|()| up(other, Some(far_address))).map(drop))
+    inside(far, || loopback_up().and_then(|()| up(other, Some(far_address))).map(drop))
 }
 
 /// Brings a device up; its index.
@@ -271,7 +268,7 @@ fn wired(middle: &Namespace, one: End<'_>, other: End<'_>) -> Result<Wires> {
             let peer = Peer { name: device, netns: Some(place.as_fd()) };
             Ok(Handle::open()?.add_link(name, LinkKind::Veth(peer))?)
         })?;
-        inside(place, || host().and_then(|()| up(device, Some(address))).map(drop))?;
+        inside(place, || loopback_up().and_then(|()| up(device, Some(address))).map(drop))?;
         inside(middle, || Ok(Port::open(up(name, None)?)?))
     };
     let pair = (end("near", one)?, end("far", other)?, Impairment::default());
