@@ -14,7 +14,7 @@ fn is_ours(touched: &Touched) -> bool {
 fn change(nft: &mut Nft, change: impl FnOnce(&mut Batch)) {
     let mut batch = Batch::new();
     change(&mut batch);
-    nft.commit(&batch).unwrap();
+    nft.commit(&batch).expect("the transaction is taken");
 }
 
 /// A chain, a rule and a set with an element.
