@@ -477,7 +477,7 @@ def objects_have_the_names_of_go_edgemesh():
         for document in item.objects:
             metadata = document["metadata"]
             expect(labels.items() <= metadata["labels"].items(), f"{name}: labels of {metadata['name']}")
-            cluster_wide = document["kind"].startswith("ClusterRole")
+            cluster_wide = document["kind"].startswith(("ClusterRole", "CustomResourceDefinition"))
             expect(("namespace" in metadata) != cluster_wide, f"{name}: namespace of {metadata['name']}")
 
 
