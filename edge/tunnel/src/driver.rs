@@ -505,6 +505,11 @@ impl Driver {
             Action::GaveUp { node, started } => self.give_up(&node, started, now),
             Action::Report(report) => {
                 self.dirty = true;
+                if let Report::Dead { peer, .. } = &report
+                    && let Some(session) = peer_from(peer).and_then(|peer| self.carriers.known(peer))
+                {
+                    session.suspect();
+                }
                 if let Report::NameConflict { reason, .. } = &report {
                     self.shared.gate.refused.claim(*reason);
                 }

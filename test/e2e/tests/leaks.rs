@@ -79,7 +79,17 @@ fn assert_not_tracked(lab: &Lab, node: &str) {
 fn ten_thousand_connections_and_a_thousand_sessions_leave_nothing() {
     let lab = Lab::two_nodes("leaks");
     let agents = ["n1", "n2"].map(|node| lab.agent(node, &FLAGS));
-    agents[0].until_path("n2");
+    // Carriers are made a moment after the path is known, and stay.
+    for agent in &agents {
+        agent.until("a carrier of each kind", |status| {
+            let carriers = status["tunnel"]["peers"][0]["carriers"].as_array();
+            carriers.is_some_and(|carriers| {
+                ["tls", "substream"]
+                    .iter()
+                    .all(|kind| carriers.iter().any(|carrier| carrier["kind"] == *kind))
+            })
+        });
+    }
     let start = agents.each_ref().map(at_start);
     storm(&lab);
     let rest = || [at_rest(&agents[0], start[0].descriptors), at_rest(&agents[1], start[1].descriptors)];

@@ -90,7 +90,7 @@ fn em_443_two_nodes_with_one_name_are_named() {
     assert_eq!(status["tunnel"]["conflicts"][0]["node"], "n2");
     let alarms = status["alarms"].to_string();
     let refused = second.status()["tunnel"]["peer_id"].as_str().expect("an identity").to_owned();
-    assert!(alarms.contains("two peers speak for node n2") && alarms.contains(&refused), "{alarms}");
+    assert!(alarms.contains("two peers claim one name") && alarms.contains(&refused), "{alarms}");
     assert_eq!(lab.outcome("c1", &["tcp", &v4(FAR, 80)]), "connected", "the first one goes on");
 }
 

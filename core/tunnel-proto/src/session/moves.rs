@@ -7,9 +7,9 @@ use super::frame::FRAME_PAYLOAD;
 use super::state::Session;
 use super::types::{CarrierId, MAX_CARRIERS, StreamId};
 
-/// How long streams wait for a carrier: a relay's or router's restart, and twice the 60 s after which most
-/// applications give up themselves.
-pub const NO_PATH_AFTER: Duration = Duration::from_secs(120);
+/// How long streams wait for a carrier: the restart of a relay, a new lease, a modem that attaches again. Clients of a
+/// node that is gone learn of it after this, and not after the hours of TCP's own keep-alive.
+pub const NO_PATH_AFTER: Duration = Duration::from_secs(15);
 
 /// Unacknowledged bytes up to which a stream that lost its carrier sends them again at once instead of asking first
 /// what has arrived: one frame costs less than the round trip, and a person who types waits for it.

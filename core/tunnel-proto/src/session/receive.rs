@@ -87,6 +87,14 @@ impl Session {
         }
     }
 
+    /// Something beside the carriers says that a path broke: each is asked at once whether it is alive, and as
+    /// impatiently as one in use.
+    pub fn suspect(&mut self, now: Instant) {
+        for carrier in &mut self.carriers {
+            carrier.pulse.traffic(now);
+        }
+    }
+
     /// Refuses an id of this side that was never given out.
     fn known(&self, id: StreamId) -> Result<(), Violation> {
         if self.side.opens(id) && id.0 >= self.ids.next { Err(Violation::UnknownStream) } else { Ok(()) }

@@ -132,8 +132,8 @@ fn four_thousand_streams_move_in_one_flight() {
 }
 
 #[test]
-fn streams_wait_120_s_for_a_carrier() {
-    for (pause, end) in [(119, End::Finished), (121, End::Told(ResetReason::NoPath))] {
+fn streams_wait_a_bounded_time_for_a_carrier() {
+    for (pause, end) in [(14, End::Finished), (16, End::Told(ResetReason::NoPath))] {
         let mut world = world();
         world.open(0, (Plan::bulk(10), Plan::bulk(10)));
         world.run(pause * S, |_| false);

@@ -245,6 +245,11 @@ impl PeerSession {
         self.with(|core, now| core.session.reset_all(ResetReason::Broken, now));
     }
 
+    /// Asks every carrier whether it is alive.
+    pub(crate) fn suspect(self: &Arc<Self>) {
+        self.with(|core, now| core.session.suspect(now));
+    }
+
     /// Takes frames that a carrier brought.
     pub(super) fn receive(
         self: &Arc<Self>,

@@ -65,7 +65,7 @@ pub(crate) fn noise(address: SocketAddr) -> Result<Value> {
 }
 
 /// Longer than anything in the mesh may take to notice that a peer died.
-const NOTICED: Duration = Duration::from_secs(15);
+const NOTICED: Duration = Duration::from_secs(30);
 
 /// Says that it is connected, and tells how the connection ends.
 pub(crate) fn tcp_held(address: SocketAddr) -> Result<Value> {
