@@ -120,8 +120,8 @@ impl TunnelHandle {
         self.relays.send_replace(relays);
     }
 
-    /// The connections to the tunnel's port that begin carriers, from now on. Whoever asked before gets no more; while
-    /// nobody takes them they are dropped.
+    /// The connections to the tunnel's port that begin carriers, from now on, instead of the tunnel itself, which takes
+    /// them again when the receiver is dropped. Whoever asked before gets no more.
     pub fn take_carriers(&self) -> mpsc::Receiver<AcceptedCarrier> {
         self.shared.taps.take_carriers()
     }

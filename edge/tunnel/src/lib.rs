@@ -1,7 +1,8 @@
 //! libp2p around the tunnel brain: [`Tunnel::start`] runs it, [`TunnelHandle`] connects through it.
 //!
-//! `driver` joins the swarm with `edgemesh_tunnel_proto::TunnelState`; `streams` is the behaviour that opens
-//! substreams on the connection the state chose; `inbound` and `handle` are the two ends of a stream.
+//! `driver` joins the swarm with `edgemesh_tunnel_proto::TunnelState`; `streams` is the behaviour that opens control
+//! streams and substreams; `carrier` makes the byte pipes that sessions ride, `circuit` is a relay's part in them;
+//! `inbound` and `handle` are the two ends of a stream; `go` speaks with Go EdgeMesh's agents.
 
 mod behaviour;
 mod carrier;

@@ -1,4 +1,4 @@
-//! What arrives for whoever opens carriers.
+//! What arrives for whoever takes carriers and offers of circuits in the place of the tunnel.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -33,7 +33,7 @@ pub struct CircuitOffer {
     pub from: PeerId,
 }
 
-/// Ends of bounded channels that exist while somebody holds the other end. Without one nothing is kept.
+/// Ends of bounded channels that exist while somebody holds the other end. Without one the tunnel takes what arrives.
 #[derive(Debug, Default)]
 pub(crate) struct Taps {
     carriers: Mutex<Option<mpsc::Sender<AcceptedCarrier>>>,
